@@ -1,0 +1,54 @@
+# Everything a newcomer needs: `make demo` and `make test`; both make .venv by themselves.
+.PHONY: help setup demo test test-slow check format bench schemas docs clean
+.DEFAULT_GOAL := help
+
+# The first Python that is new and old enough; set PYTHON to choose another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): constraints.txt pyproject.toml contracts/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; set PYTHON to one"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./contracts -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## Make .venv with everything installed
+
+demo: $(STAMP) ## A backfill against the bundled sandbox vendor, checked and shown; no account needed
+	$(BIN)/python tools/demo.py
+
+test: $(STAMP) ## All tests but the slow ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(STAMP) ## The slow tests: memory and kill -9 in earnest
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## Lint, format, types, import rules, schema and document drift
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/schemas.py --check
+	$(BIN)/python tools/environment_docs.py --check
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Speed and memory, side by side with the alternatives
+	$(BIN)/python benchmarks/decode.py
+
+schemas: $(STAMP) ## Generate the JSON Schemas from the models
+	$(BIN)/python tools/schemas.py
+
+docs: $(STAMP) ## Generate docs/ENVIRONMENT.md from the settings
+	$(BIN)/python tools/environment_docs.py
+
+clean: ## Remove what the demo and the tests left; .venv stays
+	rm -rf demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

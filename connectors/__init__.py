@@ -1,0 +1,1 @@
+"""Connectors: one boundary each. They do not import each other; flows compose them."""

@@ -1,0 +1,31 @@
+"""Vendors on loopback: servers that speak a vendor's real wire protocol, for the demo, tests, training and CI.
+
+What it is
+    `databento_server.DatabentoSandbox` is an HTTPS server on 127.0.0.1 with which the unmodified `databento` client
+    works: `timeseries.get_range` (DBN v3, zstd, streamed), record counts, costs and sizes, dataset ranges,
+    conditions, schemas, unit prices, and symbology. It plays one of two markets:
+
+    * an invented one (`_generated`, `_tape`): a plausible order book for any symbol and session since 2018, always
+      the same for the same symbol and day, of any length in constant memory;
+    * a folder of DBN files (`_replay`), served as they are.
+
+    It fails on request (`faults`): refusals, late answers, broken, short, damaged and stalled streams, bad days.
+    `python -m connectors.sandbox databento` runs it as a process of its own, as does
+    `databento_process.SandboxProcess` from Python.
+
+What it is not
+    Not the vendor's data: every invented price, size and instrument id comes from a random generator, and no symbol's
+    numbers resemble its real ones. Not the vendor's prices: `usd_per_gb` is a round number. Not the vendor's limits:
+    there is no rate limit unless a fault asks for one. Schemas other than mbp-1 and mbp-10, batch jobs and live data
+    are absent. Error cases are those seen in the vendor's documentation and in public reports; `_request` marks the
+    few that were not seen.
+
+How a client is pointed at it
+    The environment of `env()`: `DATABENTO_GATEWAY`, `DATABENTO_API_KEY`, and `REQUESTS_CA_BUNDLE` with the
+    certificate authority that was made at the start, is trusted by that process alone, and is deleted at the end. Any
+    key that is not empty is accepted.
+
+What it can be asked besides
+    `GET /sandbox/requests` (what it was asked), `GET /sandbox/billing` (bytes streamed and their price), and
+    `GET`, `POST` (a JSON list of faults, as text or as objects) and `DELETE /sandbox/faults`.
+"""

@@ -1,0 +1,222 @@
+"""What the models share: the open, immutable base, the field types, and reading with an exact version check.
+
+Each field type checks as strictly as its JSON Schema does, no more and no less. Pydantic by itself would take `"5"` for
+5 and a Unix time for a date; JSON Schema would not, and two readers of one file must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, Final, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from contracts._json import NotJson, loads
+from contracts.errors import InvalidDocument, UnknownSchemaVersion
+from contracts.sessions import Window, parse_window
+from contracts.symbols import SYMBOL_PATTERN, canonical_symbol
+
+# `(?!\n)`: in Python `$` would let a line end pass.
+_DAY: Final = r"(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
+_CLOCK: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_END: Final = r"(?!\n)$"
+_DATE: Final = rf"^{_DAY}{_END}"
+_UTC: Final = rf"^{_DAY}T{_CLOCK}(?:\.[0-9]{{1,9}})?(?:Z|\+00:00){_END}"
+_TIMESTAMP: Final = rf"^{_DAY}T{_CLOCK}\.[0-9]{{9}}\+00:00{_END}"
+_WINDOW: Final = rf"^(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:[01][0-9]|2[0-3]):[0-5][0-9]{_END}"
+_SECONDS_END: Final = len("2025-09-04T13:30:00")
+
+
+def _symbol(text: str) -> str:
+    canonical = canonical_symbol(text)
+    if canonical != text:
+        raise ValueError(f"not canonical, write {canonical}")
+    return text
+
+
+def _date(value: object) -> object:
+    if isinstance(value, str):
+        if not re.match(_DATE, value):
+            raise ValueError("expected a date as YYYY-MM-DD")
+        return date.fromisoformat(value)
+    # A datetime is a date too, but which day it means depends on its zone.
+    if isinstance(value, datetime) or not isinstance(value, date):
+        raise ValueError("expected a date, no time")  # noqa: TRY004 - pydantic collects ValueError only
+    return value
+
+
+def _utc(value: object) -> object:
+    if isinstance(value, str):
+        if not re.match(_UTC, value):
+            raise ValueError("expected ISO 8601 in UTC such as 2025-09-04T13:30:00+00:00")
+        return datetime.fromisoformat(value)
+    if not isinstance(value, datetime) or value.utcoffset() != timedelta(0):
+        raise ValueError("expected a datetime that is aware and UTC")
+    return value.astimezone(UTC)
+
+
+def _timestamp(text: str) -> str:
+    if not re.match(_TIMESTAMP, text):
+        raise ValueError("expected a timestamp such as 2025-09-04T13:30:00.100000000+00:00")
+    datetime.fromisoformat(text[:_SECONDS_END])
+    return text
+
+
+def _window(value: object) -> object:
+    text = str(value) if isinstance(value, Window) else value
+    if isinstance(text, str) and str(parse_window(text)) != text:
+        raise ValueError("hours have two digits")
+    return text
+
+
+def _integral(value: object) -> object:
+    # JSON has one number type: 5.0 is an integer, to JSON Schema too.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _printable(value: object) -> object:
+    # Operating-system errors can carry undecodable bytes; a line about a failure must not fail.
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+Symbol = Annotated[
+    str,
+    AfterValidator(_symbol),
+    WithJsonSchema({"type": "string", "pattern": SYMBOL_PATTERN}),
+]
+"""A canonical symbol; another spelling is refused, not changed."""
+
+IsoDate = Annotated[
+    date,
+    BeforeValidator(_date),
+    WithJsonSchema({"type": "string", "format": "date", "pattern": _DATE}),
+]
+"""A calendar day, in JSON `YYYY-MM-DD`."""
+
+UtcDatetime = Annotated[
+    datetime,
+    BeforeValidator(_utc),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _UTC}),
+]
+"""An aware UTC moment; in JSON written with `+00:00`, read with `Z` too."""
+
+TimestampText = Annotated[
+    str,
+    AfterValidator(_timestamp),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _TIMESTAMP}),
+]
+"""A timestamp as in the snapshots' first column, kept as text to keep its nanoseconds."""
+
+WindowText = Annotated[
+    str,
+    BeforeValidator(_window),
+    WithJsonSchema({"type": "string", "pattern": _WINDOW}),
+]
+"""A window of ET wall clock as `HH:MM-HH:MM`, start before end; a `Window` is taken too."""
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), BeforeValidator(_integral)]
+"""A whole number of things, from 0, that fits into 64 bits."""
+
+Positive = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1), BeforeValidator(_integral)]
+"""A whole number from 1 that fits into 64 bits."""
+
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
+"""A finite number from 0: money, seconds, milliseconds."""
+
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false, not a number or a word."""
+
+FreeText = Annotated[str, BeforeValidator(_printable)]
+"""Text for people; undecodable bytes in it are shown escaped."""
+
+FilledText = Annotated[str, Field(min_length=1), BeforeValidator(_printable)]
+"""Text that is not empty."""
+
+
+class Contract(BaseModel):
+    """Base of all models: immutable, and open for keys that a later minor version adds."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON document: keys in model order, then unknown ones; empty optional keys are left out."""
+        document = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Contract):
+                document[name] = value.to_document()
+            elif value is None and not field.is_required():
+                del document[name]
+        return document
+
+    def to_json(self) -> str:
+        """Return the document as one line of ASCII JSON without a line end."""
+        return json.dumps(self.to_document(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_document(cls, document: object) -> Self:
+        """Read a parsed JSON document.
+
+        Raises:
+            UnknownSchemaVersion: It names another version; one without `schema_version` is read as this version.
+            InvalidDocument: It breaks the model; names the first field at fault.
+        """
+        field = cls.model_fields["schema_version"]
+        version: str = field.get_default()
+        if not isinstance(document, dict):
+            raise InvalidDocument(version, f"it is a JSON {json_type(document)}, not an object")
+        found = document.get("schema_version", version)
+        if found != version:
+            raise UnknownSchemaVersion(found, [version])
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise invalid_document(version, error) from None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a JSON text.
+
+        Raises:
+            UnknownSchemaVersion: As `from_document`.
+            InvalidDocument: As `from_document`, or the text is not one document of standard JSON.
+        """
+        return cls.from_document(parse_json(text, cls.model_fields["schema_version"].get_default()))
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Parse standard JSON.
+
+    Raises:
+        InvalidDocument: It is not; `what` names the artifact.
+    """
+    try:
+        return loads(text)
+    except NotJson as error:
+        raise InvalidDocument(what, str(error)) from None
+
+
+def invalid_document(what: str, error: ValidationError) -> InvalidDocument:
+    """Turn pydantic's error into ours: the first field at fault, and how many more there are."""
+    first, *more = error.errors(include_url=False, include_context=False, include_input=False)
+    field = ".".join(str(part) for part in first["loc"]) or None
+    reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return InvalidDocument(what, reason + (f" (and {len(more)} more)" if more else ""), field=field)
+
+
+def json_type(value: object) -> str:
+    """Return what JSON calls the type of a parsed value."""
+    names = {list: "array", str: "text", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

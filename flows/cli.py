@@ -1,0 +1,223 @@
+"""The command `trading-data`. Commands import what they need when they run, so `--help` and `--describe` are quick.
+
+Exit codes: 0 fine, 1 a strict run with an ERROR or a failure on the way, 2 usage or configuration error before any
+work, 130 stopped early (a signal or a storage guard) with what was done recorded.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated, Any
+
+import typer
+
+from flows.describe import NOTES, DescribeOption, Notes, all_commands, describe_command
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 130
+
+app = typer.Typer(
+    name="trading-data",
+    help="Level-2 market data from the vendors to a data root that TF_1 reads.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+sandbox_app = typer.Typer(
+    help="Vendors on loopback that speak the real protocols; no account needed.", no_args_is_help=True
+)
+app.add_typer(sandbox_app, name="sandbox")
+
+Describe = Annotated[bool, DescribeOption]
+
+
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a day; write it as 2025-09-05") from None
+
+
+def _day_option(name: str, text: str) -> Any:
+    return typer.Option(name, parser=_day, metavar="YYYY-MM-DD", help=text)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"trading-data {version('trading-data')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+NOTES["backfill"] = Notes(
+    outputs=(
+        "<root>/level2/<SYMBOL>/<date>_snapshots_databento.parquet per day (and _events_ with --with-events)",
+        "<root>/backfill_l2_manifest.jsonl: one line per task; <root>/backfill_l2_summary.json",
+        "stdout: one line SUMMARY WRITE=.. SKIP=.. EMPTY=.. ERROR=.. total=.. concurrency=.. duration=..s",
+        "stdout with --dry-run: one JSON object; the log goes to stderr",
+    ),
+    dependencies=("DATABENTO_API_KEY, or --sandbox", "settings: docs/ENVIRONMENT.md"),
+    examples=(
+        "trading-data backfill --sandbox --symbol AAPL --date 2025-09-05",
+        "trading-data backfill --symbol AAPL --symbol MSFT --start 2025-09-01 --end 2025-09-05 --max-cost-usd 20",
+        "trading-data backfill --tasks trades.csv --since 30 --dry-run",
+    ),
+)
+
+
+@app.command()
+def backfill(
+    date: Annotated[dt.date | None, _day_option("--date", "One ET day.")] = None,
+    start: Annotated[dt.date | None, _day_option("--start", "First ET day.")] = None,
+    end: Annotated[dt.date | None, _day_option("--end", "Last ET day, included.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated.")] = None,
+    tasks: Annotated[Path | None, typer.Option("--tasks", help="Task list, .csv or .xlsx.")] = None,
+    since: Annotated[int | None, typer.Option("--since", min=0, help="Of the list, the last so many days.")] = None,
+    last: Annotated[int | None, typer.Option("--last", min=0, help="Of the list, its last so many dates.")] = None,
+    max_tasks: Annotated[int | None, typer.Option("--max-tasks", min=0, help="Process at most so many.")] = None,
+    max_workers: Annotated[
+        int | None, typer.Option("--max-workers", min=1, help="Tasks at a time [L2_MAX_WORKERS].")
+    ] = None,
+    interval_ms: Annotated[
+        int | None,
+        typer.Option("--interval-ms", min=0, help="Grid distance, 0: every event [L2_SNAPSHOT_INTERVAL_MS]."),
+    ] = None,
+    with_events: Annotated[bool, typer.Option("--with-events", help="Also write the vendor's events.")] = False,
+    max_cost_usd: Annotated[
+        float | None, typer.Option("--max-cost-usd", min=0, help="Spend ceiling [DATABENTO_MAX_COST_USD].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write again what exists.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a task ends with ERROR.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and its cost as JSON.")] = False,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox vendor.")] = False,
+    prefect: Annotated[
+        bool | None,
+        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow [when PREFECT_API_URL is set]."),
+    ] = None,
+    _describe: Describe = False,
+) -> None:
+    """Bring Level-2 snapshots of (symbol, day) pairs from Databento to the data root.
+
+    With symbols and dates: these pairs. Otherwise the task list, narrowed by what is given.
+    """
+    from flows.cli_backfill import run  # noqa: PLC0415 - heavy
+
+    if date is not None and (start is not None or end is not None):
+        raise typer.BadParameter("--date stands for --start and --end on one day: give one or the other")
+    parameters = {
+        "symbols": symbol,
+        "start": date or start,
+        "end": date or end,
+        "since_days": since,
+        "last": last,
+        "tasks_file": tasks,
+        "force": force,
+        "strict": strict,
+        "max_tasks": max_tasks,
+        "max_workers": max_workers,
+        "interval_ms": interval_ms,
+        "with_events": with_events,
+        "max_cost_usd": max_cost_usd,
+        "dry_run": dry_run,
+    }
+    raise typer.Exit(run(parameters, sandbox=sandbox, as_flow=prefect))
+
+
+NOTES["validate"] = Notes(
+    outputs=("stdout: one line per finding, then totals; with --json one JSON object",),
+    examples=("trading-data validate data", "trading-data validate --quick --json data/level2/AAPL"),
+)
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Read footers only.")] = False,
+    _describe: Describe = False,
+) -> None:
+    """Check files against the contract, as `marketdata-contracts validate` does."""
+    from contracts.cli import main as contracts_main  # noqa: PLC0415 - heavy
+
+    switches = [("--strict", strict), ("--json", json_output), ("--quick", quick)]
+    arguments = ["validate", *(name for name, on in switches if on), "--", *map(str, paths)]
+    raise typer.Exit(contracts_main(arguments))
+
+
+NOTES["sandbox databento"] = Notes(
+    outputs=("stdout: one JSON line {gateway_url, ca_file, api_key, pid} when ready",),
+    examples=(
+        "trading-data sandbox databento --port 8443",
+        "trading-data sandbox databento --fault cut-mid-stream:symbol=MSFT,times=1",
+    ),
+)
+
+
+@sandbox_app.command("databento")
+def sandbox_databento(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    replay: Annotated[Path | None, typer.Option("--replay", help="Serve the DBN files of this folder.")] = None,
+    fault: Annotated[list[str] | None, typer.Option("--fault", help="A fault to show; may be repeated.")] = None,
+    records_per_hour: Annotated[
+        float, typer.Option("--records-per-hour", min=1, help="Mean density of invented books.")
+    ] = 3_600.0,
+    _describe: Describe = False,
+) -> None:
+    """Serve a Databento-compatible vendor on loopback until interrupted."""
+    from connectors.sandbox.databento_server import run_forever  # noqa: PLC0415 - heavy
+
+    try:
+        code = run_forever(port=port, replay_dir=replay, faults=fault or (), records_per_hour=records_per_hour)
+    except (ValueError, OSError) as error:
+        typer.echo(f"trading-data sandbox databento: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    raise typer.Exit(code)
+
+
+NOTES["describe"] = Notes(
+    outputs=("stdout: one JSON array, an object per command",), examples=("trading-data describe --all",)
+)
+
+
+@app.command()
+def describe(
+    context: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(help="A command, such as `backfill`.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Describe every command.")] = False,
+    _describe: Describe = False,
+) -> None:
+    """Print what commands take and give, as JSON."""
+    found = dict(all_commands(context.find_root().command))
+    wanted = " ".join(command or ())
+    if all_ or not wanted:
+        typer.echo(json.dumps([describe_command(found[path], path) for path in found], indent=2))
+        return
+    if wanted not in found:
+        raise typer.BadParameter(f"there is no command {wanted!r}; there are {', '.join(found)}")
+    typer.echo(json.dumps(describe_command(found[wanted], wanted), indent=2))
+
+
+def main() -> None:
+    """Entry point of `trading-data`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    main()

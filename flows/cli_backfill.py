@@ -1,0 +1,157 @@
+"""What `trading-data backfill` does after its options are read: sandbox, signals, log, run, exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from connectors.store.errors import StoreError
+from flows.backfill_job import BackfillJob, assemble
+from flows.backfill_preview import preview
+from flows.backfill_run import RunResult, check_ready, run_backfill
+from flows.errors import BackfillFailed, ConfigurationError
+from flows.progress import watching
+from flows.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+OK, FAILED, USAGE, STOPPED = 0, 1, 2, 130
+
+logger = logging.getLogger(__name__)
+
+
+def run(parameters: dict[str, Any], *, sandbox: bool, as_flow: bool | None) -> int:
+    """Run a backfill and print its one line.
+
+    Args:
+        parameters: parameters of the flow `backfill-l2`.
+        sandbox: start the bundled vendor for this run.
+        as_flow: run as a Prefect flow; None decides by PREFECT_API_URL.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        with ExitStack() as stack:
+            if sandbox:
+                stack.enter_context(_sandbox())
+            _log_to_stderr(load_settings().log_level)
+            if as_flow or (as_flow is None and os.environ.get("PREFECT_API_URL")):
+                return _run_as_flow(parameters)
+            return _run_here(parameters)
+    except ConfigurationError as error:
+        return _fail(error, USAGE)
+    except (StoreError, OSError) as error:
+        return _fail(error, FAILED)
+
+
+def _run_here(parameters: dict[str, Any]) -> int:
+    job = assemble(**parameters)
+    if parameters["dry_run"]:
+        return _print_preview(preview(job.context, job.tasks), strict=parameters["strict"])
+    with _stop_on_signals(job), watching(len(job.tasks)) as progress:
+        result = run_backfill(job.context, job.tasks, job.options, progress=progress)
+    return _finish(result.summary, strict=parameters["strict"])
+
+
+def _run_as_flow(parameters: dict[str, Any]) -> int:
+    # Nothing leaves the machine but the vendor's requests.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # What a person gave is checked before Prefect is asked for a run; the flow does it again, and then it is logged.
+    logging.disable(logging.WARNING)
+    try:
+        job = assemble(**parameters)
+        if not parameters["dry_run"]:
+            check_ready(job.context, job.tasks)
+    finally:
+        logging.disable(logging.NOTSET)
+    from flows.backfill_l2 import backfill_l2  # noqa: PLC0415 - Prefect takes seconds to import
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = backfill_l2(**parameters)
+    except BackfillFailed as error:
+        print(_summary_on_disk().summary_line)  # noqa: T201 - the batch's one line of stdout
+        return _fail(error, FAILED)
+    if parameters["dry_run"]:
+        return _print_preview(outcome, strict=parameters["strict"])
+    return _finish(outcome, strict=parameters["strict"])
+
+
+def _summary_on_disk() -> RunResult:
+    document = json.loads(load_settings().data_root.backfill_summary.read_text(encoding="utf-8"))
+    return RunResult(document, (), document.get("stopped"))
+
+
+def _finish(summary: dict[str, Any], *, strict: bool) -> int:
+    result = RunResult(summary, (), summary.get("stopped"))
+    print(result.summary_line, flush=True)  # noqa: T201 - the batch's one line of stdout
+    if result.stopped:
+        return STOPPED
+    return FAILED if strict and summary["counts"]["ERROR"] else OK
+
+
+def _print_preview(document: dict[str, Any], *, strict: bool) -> int:
+    print(json.dumps(document, indent=2))  # noqa: T201 - what was asked for
+    return FAILED if strict and document["totals"]["error"] else OK
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"trading-data backfill: {error}", file=sys.stderr)  # noqa: T201 - the one clear error
+    return code
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.captureWarnings(True)
+    for handler in logging.getLogger().handlers:
+        # A failed day has its own line already; Prefect's would add a traceback to each.
+        handler.addFilter(lambda record: not record.name.startswith("prefect.task_runs"))
+    for noisy in ("databento", "urllib3", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+@contextmanager
+def _stop_on_signals(job: BackfillJob) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets what is under way end; the second one interrupts."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        if job.context.circuit.stopping.is_set():
+            raise KeyboardInterrupt
+        logger.warning("%s: stopping; what was done is recorded", signal.Signals(signum).name)
+        job.context.circuit.stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _sandbox() -> Iterator[None]:
+    """A vendor of our own for this process; its certificate is trusted by this process only."""
+    from connectors.sandbox.databento_process import SandboxProcess  # noqa: PLC0415 - only when asked for
+
+    with SandboxProcess() as vendor:
+        before = {key: os.environ.get(key) for key in vendor.env()}
+        os.environ.update(vendor.env())
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value

@@ -1,0 +1,178 @@
+"""Every environment key this project reads, with type, default and meaning; docs/ENVIRONMENT.md is generated from it.
+
+The process environment beats `.env`, which beats the defaults; empty values count as unset and unknown keys are
+ignored, for both repositories share one `.env`. Reading settings creates nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.errors import ContractError
+from contracts.layout import DataRoot, resolve_data_root
+from contracts.sessions import Window, effective_window
+from flows.errors import ConfigurationError
+
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _switch(value: Any) -> Any:
+    """Only the documented words: a typing slip must not become False."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word not in _WORDS:
+            raise ValueError("use one of 1/0, true/false, yes/no, on/off")
+        return _WORDS[word]
+    return value
+
+
+def _expand(path: Path) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
+
+
+def _level(value: str) -> str:
+    level = value.strip().upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+        raise ValueError("use one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    return level
+
+
+def _dataset(value: str) -> str:
+    code = value.strip().upper()
+    if not re.fullmatch(r"[A-Z0-9]+\.[A-Z0-9]+", code):
+        raise ValueError("use a dataset code such as XNAS.ITCH")
+    return code
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+ExpandedPath = Annotated[Path, AfterValidator(_expand)]
+
+
+class Settings(BaseSettings):
+    """What a run is told by its environment. Use `load_settings`, which reports problems by key."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    ml_base_path: str = Field("~/Machine Learning", description="Root ML data directory; the data root when set.")
+    ml_backup_path: ExpandedPath | None = Field(
+        None, description="Mirror of manifests and summaries; unset or unwritable never fails a run."
+    )
+    data_path_override: str = Field("./data", description="Data root; comes before ML_BASE_PATH when set.")
+    cache_path: ExpandedPath = Field(Path("cache"), description="Vendor files and request-rate logs.")
+    level2_dirname: str = Field(
+        "Level2", description="Level-2 folder below the data root; unset: `Level2` under ML_BASE_PATH, else `level2`."
+    )
+    warrior_trades_filename: str = Field(
+        "WarriorTrading_Trades.xlsx",
+        description="Task list, `.xlsx` or `.csv`; under the data root, else under ML_BASE_PATH.",
+    )
+    symbol_mapping_file: ExpandedPath = Field(
+        Path("config/symbol_mapping.json"), description="Vendor names of symbols; may be absent at its default place."
+    )
+    databento_api_key: SecretStr = Field(SecretStr(""), description="Secret. Never printed, logged or put in an error.")
+    databento_enable_backfill: Switch | None = Field(
+        None, description="`0` switches the vendor off with a clear error; unset: on when there is a key."
+    )
+    databento_gateway: str = Field("", description="Base URL of a Databento-compatible server; empty: the vendor's.")
+    databento_dataset: Annotated[str, AfterValidator(_dataset)] = Field(
+        "XNAS.ITCH", description="Dataset; NASDAQ.ITCH and NYSE.PILLAR are understood as XNAS.ITCH and XNYS.PILLAR."
+    )
+    databento_schema: Literal["mbp-10", "mbp-1"] = Field("mbp-10", description="mbp-1 is padded to L2_LEVELS.")
+    databento_tz: Literal["America/New_York"] = Field(
+        "America/New_York", description="Time zone of windows and trading days; the contract knows no other."
+    )
+    databento_max_cost_usd: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Spend ceiling of one run, retries included."
+    )
+    databento_timeout_s: int = Field(
+        30, ge=1, le=3600, description="Longest wait to connect, for a first byte and between two reads."
+    )
+    databento_deadline_s: float = Field(
+        0, ge=0, allow_inf_nan=False, description="Wall-clock limit of one download; 0: from its record count."
+    )
+    l2_backfill_window_et: str = Field("08:00-11:30", description="Window of a backfill, ET.")
+    l2_trading_window_et: str = Field("08:30-11:00", description="Trading window, ET.")
+    l2_enforce_trading_window: Switch = Field(True, description="Intersect the two windows.")
+    l2_snapshot_interval_ms: int = Field(
+        100, ge=0, le=3_600_000, description="Grid distance of snapshots; 0: one row per event."
+    )
+    l2_levels: int = Field(10, ge=1, le=50, description="Levels per side.")
+    l2_max_workers: int = Field(4, ge=1, le=64, description="Concurrent tasks.")
+    l2_backfill_concurrency: int | None = Field(None, ge=1, le=64, description="Deprecated fallback of L2_MAX_WORKERS.")
+    l2_task_backoff_base_ms: int = Field(250, ge=0, le=600_000, description="First backoff, before jitter.")
+    l2_task_backoff_max_ms: int = Field(
+        2_000, ge=0, le=600_000, description="Longest backoff; a vendor's Retry-After wins."
+    )
+    l2_max_rows_per_task: int = Field(0, ge=0, description="Most records or rows of one task; 0: off. A hit is ERROR.")
+    l2_skip_weekends: Switch = Field(True, description="Leave weekends out of date ranges.")
+    l2_keep_raw: Switch = Field(True, description="Keep the vendor's files in CACHE_PATH: nothing is paid for twice.")
+    l2_min_free_gb: float = Field(2, ge=0, allow_inf_nan=False, description="Free space below which a run pauses.")
+    l2_max_run_gb: float = Field(0, ge=0, allow_inf_nan=False, description="Most a run may write; 0: off.")
+    retry_attempts: int = Field(3, ge=0, le=20, description="Attempts after the first for retryable vendor errors.")
+    log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", description="Threshold of the log on stderr.")
+
+    @property
+    def workers(self) -> int:
+        """L2_MAX_WORKERS, or its deprecated fallback when only that one is set."""
+        if "l2_max_workers" not in self.model_fields_set and self.l2_backfill_concurrency is not None:
+            return self.l2_backfill_concurrency
+        return self.l2_max_workers
+
+    @property
+    def data_root(self) -> DataRoot:
+        """Where this run writes.
+
+        Raises:
+            ConfigurationError: the root or the Level-2 folder cannot be used.
+        """
+        given = {key: str(getattr(self, key.lower())) for key in _ROOT_KEYS if key.lower() in self.model_fields_set}
+        others = {key: value for key, value in os.environ.items() if key not in _ROOT_KEYS}
+        try:
+            return resolve_data_root(others | given)
+        except ContractError as error:
+            raise ConfigurationError(str(error)) from error
+
+    @property
+    def window(self) -> Window:
+        """The effective window.
+
+        Raises:
+            ConfigurationError: a window cannot be parsed, or the intersection is empty.
+        """
+        try:
+            return effective_window(
+                self.l2_backfill_window_et, self.l2_trading_window_et, self.l2_enforce_trading_window
+            )
+        except ContractError as error:
+            raise ConfigurationError(f"L2_BACKFILL_WINDOW_ET, L2_TRADING_WINDOW_ET: {error}") from error
+
+
+_ROOT_KEYS = ("DATA_PATH_OVERRIDE", "ML_BASE_PATH", "LEVEL2_DIRNAME")
+
+
+def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Settings of this process.
+
+    Args:
+        env_file: file of `KEY=value` lines; None for none. It need not exist.
+        **overrides: field values that beat the environment.
+
+    Raises:
+        ConfigurationError: names each key that cannot be used and what it takes; never shows a secret.
+    """
+    try:
+        return Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise ConfigurationError(f"settings cannot be used: {problems} [correct the environment or .env]") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{env_file} cannot be read: {error}") from None

@@ -1,0 +1,119 @@
+"""Each document of the corpora through every judge that ships: the model, the JSON Schema and the file validator.
+
+`corpora/<schema_version>/` holds one document per file, named by what must become of it:
+`valid-*` accepted by all; `invalid-*` refused by all; `beyond-schema-*` refused by the model and the file validator,
+accepted by the JSON Schema, which cannot say the rule; `old-*` documents of the system before, refused by the model
+and the schema, read (with a warning of the validator) by the reader.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from jsonschema import Draft202012Validator
+
+from contracts.errors import ContractError
+from contracts.schemas import MODELS, load_schema, schema_validator
+from contracts.testing import sample_metadata, sample_snapshots
+from contracts.v1.backfill import parse_manifest_line
+from contracts.validate import validate_path
+
+CORPORA = Path(__file__).parent / "corpora"
+CASES = sorted(path for version in MODELS for path in (CORPORA / version).glob("*.json"))
+LEVEL2 = "level2_snapshot.v1"
+
+
+def kind_of(path):
+    return next(kind for kind in ("valid", "invalid", "beyond-schema", "old") if path.name.startswith(f"{kind}-"))
+
+
+def model_accepts(version, document):
+    try:
+        MODELS[version].from_document(document)
+    except ContractError:
+        return False
+    return True
+
+
+def write_artifact(version, document, folder):
+    """Write the artifact that carries a document and return its path."""
+    if version == "backfill_l2_summary.v1":
+        path = folder / "backfill_l2_summary.json"
+        path.write_text(json.dumps(document))
+    elif version == LEVEL2:
+        metadata = sample_metadata(document.get("symbol", "BRK-B") if document.get("symbol") == "BRK-B" else "BRK-B")
+        path = folder / "BRK-B" / "2025-09-04_snapshots_databento.parquet"
+        path.parent.mkdir()
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in document.items()}
+        table = sample_snapshots(metadata).replace_schema_metadata(texts)
+        pq.write_table(table, path)
+    else:
+        line = {"symbol": "AAPL", "date": "2025-09-04", "status": "WRITE", "quality": document}
+        path = folder / "backfill_l2_manifest.jsonl"
+        path.write_text(json.dumps(line if version == "l2_quality.v1" else document) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_model_schema_and_file_validator_agree_on_each_document(path, tmp_path):
+    version, kind = path.parent.name, kind_of(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    # The footer checks need no rows; what the rows of the artifact hold is tested elsewhere.
+    report = validate_path(write_artifact(version, document, tmp_path), full=version != LEVEL2)
+    judged = (model_accepts(version, document), schema_validator(version).is_valid(document), report.ok)
+    expected = {
+        "valid": (True, True, True),
+        "invalid": (False, False, False),
+        "beyond-schema": (False, True, False),
+        "old": (False, False, True),
+    }
+    assert judged == expected[kind], report.findings
+
+
+@pytest.mark.parametrize("path", [path for path in CASES if kind_of(path) == "valid"], ids=lambda path: path.stem)
+def test_valid_documents_survive_a_round_trip_through_the_model(path):
+    version = path.parent.name
+    model = MODELS[version].from_json(path.read_bytes())
+    written = json.loads(model.to_json())
+    assert MODELS[version].from_document(written) == model
+    assert schema_validator(version).is_valid(written)
+
+
+@pytest.mark.parametrize("path", [path for path in CASES if kind_of(path) == "old"], ids=lambda path: path.stem)
+def test_old_words_are_read_as_new_ones_and_warned_about(path, tmp_path):
+    document = json.loads(path.read_text())
+    line = parse_manifest_line(json.dumps(document))
+    assert line.status == {"WRITTEN": "WRITE", "SKIPPED": "SKIP"}[document["status"]]
+    report = validate_path(write_artifact(path.parent.name, document, tmp_path))
+    assert [finding.rule for finding in report.warnings] == ["old-word"]
+
+
+@pytest.mark.parametrize("version", MODELS)
+def test_every_schema_has_a_valid_and_an_invalid_corpus(version):
+    kinds = [kind_of(path) for path in CASES if path.parent.name == version]
+    assert kinds.count("valid") >= 5
+    assert kinds.count("invalid") >= 10
+
+
+@pytest.mark.parametrize("version", MODELS)
+def test_valid_documents_pass_a_plain_validator_of_another_maker_too(version):
+    """Draft 2020-12 without format assertion, as other languages run it by default."""
+    plain = Draft202012Validator(load_schema(version))
+    for path in CASES:
+        if path.parent.name == version and kind_of(path) == "valid":
+            assert plain.is_valid(json.loads(path.read_text())), path
+
+
+@pytest.mark.parametrize("version", MODELS)
+def test_every_example_in_a_schema_is_valid_where_it_stands(version):
+    schema = load_schema(version)
+    Draft202012Validator.check_schema(schema)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        for name, field in part["properties"].items():
+            # Pydantic leaves the title of a nested model to the definition referred to.
+            assert "title" in field or "$ref" in field, name
+            assert field["description"], name
+            assert field["examples"], name
+            judge = Draft202012Validator({**field, "$defs": schema.get("$defs", {})})
+            assert all(judge.is_valid(example) for example in field["examples"]), name

@@ -1,0 +1,187 @@
+"""`make demo`: the main job from end to end against the bundled vendor, on a machine with nothing but Python.
+
+Starts the sandbox vendor and a Prefect server on loopback, backfills a small task list as a Prefect flow, validates
+everything that was written, shows what lies where, and stops what it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from connectors.sandbox.databento_process import SandboxProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("DEMO_DATA") or REPOSITORY / "demo-data")
+BIN = Path(sys.executable).parent
+
+DAYS = {
+    "2025-03-07": "Friday before the clocks change: 09:30 ET is 14:30Z",
+    "2025-03-10": "Monday after it: 09:30 ET is 13:30Z",
+    "2025-11-26": "day before Thanksgiving",
+    "2025-11-27": "Thanksgiving: the exchange is closed",
+    "2025-11-28": "half day: the exchange closes at 13:00",
+}
+SYMBOLS = ("AAPL", "MSFT", "BRK.B")
+EMPTY = ("QUIET", "2025-11-28")
+FAILING = ("GONE", "2025-11-28")
+FAULTS = (
+    f"zero-rows:symbol={EMPTY[0]},day={EMPTY[1]}",
+    f"unknown-symbol:symbol={FAILING[0]}",
+    "cut-mid-stream:endpoint=timeseries.get_range,symbol=MSFT,times=1",
+)
+SERVER_START_S = 120.0
+
+PREFECT_ENV = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def say(text: str = "") -> None:
+    """Print a line of the story."""
+    print(text, flush=True)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def prefect_server(home: Path, log: Path) -> Iterator[str]:
+    """A Prefect server on loopback; yields its API URL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, **PREFECT_ENV, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + SERVER_START_S
+        while not answers(f"{url}/health"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the Prefect server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - loopback, our own server
+            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP OK
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def write_task_list(path: Path) -> None:
+    """The list a trader would keep: ticker and date."""
+    rows = [(symbol, day) for day in DAYS for symbol in SYMBOLS] + [EMPTY, FAILING]
+    path.write_text("ticker,date\n" + "".join(f"{symbol},{day}\n" for symbol, day in rows), encoding="utf-8")
+
+
+def show(console: Console, outcome: list[dict[str, Any]]) -> None:
+    """What lies where."""
+    table = Table(title="What was asked for, and what lies where", title_justify="left")
+    for column in ("symbol", "date", "status", "rows", "KiB", "note"):
+        table.add_column(column, justify="right" if column in ("rows", "KiB") else "left")
+    for line in outcome:
+        size = Path(line["path"]).stat().st_size // 1024 if line.get("path") else None
+        note = line.get("reason") or DAYS.get(line["date"], "")
+        table.add_row(
+            line["symbol"],
+            line["date"],
+            line["status"],
+            str(line.get("rows") or ""),
+            str(size or ""),
+            note,
+        )
+    console.print(table)
+
+
+def main() -> int:
+    """Run the demo; 0 when everything is as promised."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    tasks = DATA / "trades.csv"
+    write_task_list(tasks)
+    manifest = DATA / "data" / "backfill_l2_manifest.jsonl"
+    seen = manifest.stat().st_size if manifest.exists() else 0
+    with tempfile.TemporaryDirectory(prefix="trading-data-demo-") as scratch:
+        say("1. Starting the sandbox vendor (Databento's protocol on loopback) and a Prefect server ...")
+        with (
+            SandboxProcess(faults=FAULTS) as vendor,
+            prefect_server(Path(scratch), Path(scratch) / "prefect.log") as api_url,
+        ):
+            env = {
+                **os.environ,
+                **PREFECT_ENV,
+                **vendor.env(),
+                "PREFECT_HOME": scratch,
+                "PREFECT_API_URL": api_url,
+                "DATA_PATH_OVERRIDE": str(DATA / "data"),
+                "CACHE_PATH": str(DATA / "cache"),
+                "L2_MIN_FREE_GB": "0.2",
+            }
+            say(f"   vendor {vendor.gateway_url}, Prefect {api_url.removesuffix('/api')}")
+            say(f"2. Backfilling {tasks.name}: {len(SYMBOLS)} symbols, {len(DAYS)} days, one symbol nobody knows,")
+            say("   one day without a record, one stream that breaks once ...")
+            run = subprocess.run(
+                [BIN / "trading-data", "backfill", "--tasks", tasks], env=env, cwd=scratch, check=False
+            )
+            if run.returncode:
+                return run.returncode
+    say("3. Stopped what was started. Validating every file that was written ...")
+    check = subprocess.run([BIN / "marketdata-contracts", "validate", "--strict", DATA / "data"], check=False)
+    with manifest.open("rb") as lines:
+        lines.seek(seen)
+        outcome = [json.loads(line) for line in lines]
+    show(Console(width=120), outcome)
+    say(f"Snapshots: {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_snapshots_databento.parquet")
+    say(f"Manifest:  {manifest}")
+    say(f"Summary:   {DATA / 'data' / 'backfill_l2_summary.json'}")
+    say(f"Kept vendor files, so that nothing is paid for twice: {DATA / 'cache'}")
+    say()
+    say("Try next:")
+    say("  make demo                                   again: everything that exists is SKIP")
+    say("  .venv/bin/trading-data backfill --sandbox --symbol NVDA --date 2025-09-05 --dry-run")
+    say("  .venv/bin/trading-data backfill --sandbox --symbol NVDA --date 2025-09-05 --interval-ms 0")
+    say("  .venv/bin/trading-data sandbox databento    the vendor alone, for your own experiments")
+    say("  .venv/bin/trading-data describe --all")
+    return check.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
