@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,14 @@ from connectors.store.errors import StorageGuardHit, StoreError
 from connectors.store.manifests import append_backfill_line
 from contracts.errors import ContractError
 from contracts.symbols import canonical_symbol
-from flows.backfill_day import BackfillContext, DayOptions, DayOutcome, run_day
+from flows.backfill_context import BackfillContext, DayOptions
+from flows.backfill_day import DayOutcome, run_day
 from flows.backfill_request import DayTask, find_list_tasks, unique
 from flows.backfill_run import RunOptions, manifest_line, run_backfill
 from flows.errors import BackfillFailed, ConfigurationError
 from flows.settings import load_settings
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable
 
     from contracts.v1.backfill import BackfillStatus
@@ -51,7 +52,7 @@ def backfill_l2(symbol: str, trading_day: dt.date, *, force: bool = False, stric
     """
     settings = load_settings()
     try:
-        task = DayTask(canonical_symbol(symbol), trading_day)
+        task = _task(symbol, trading_day)
     except ContractError as error:
         raise ConfigurationError(str(error)) from error
     options = DayOptions(
@@ -120,8 +121,10 @@ def run_warrior_backfill(
         StoreError: the data root cannot be written.
     """
     settings = load_settings()
+    if max_tasks is not None and max_tasks < 0:
+        raise ConfigurationError(f"max_tasks must be at least 0, it is {max_tasks}")
     try:
-        wanted = unique(DayTask(canonical_symbol(symbol), day) for symbol, day in tasks)[:max_tasks]
+        wanted = unique(_task(symbol, day) for symbol, day in tasks)[:max_tasks]
     except ContractError as error:
         raise ConfigurationError(str(error)) from error
     options = DayOptions(
@@ -133,3 +136,9 @@ def run_warrior_backfill(
     context = BackfillContext(settings, options, [task.day for task in wanted])
     result = run_backfill(context, wanted, RunOptions(strict=strict, max_tasks=max_tasks, workers=workers))
     return result.summary
+
+
+def _task(symbol: str, day: dt.date) -> DayTask:
+    if isinstance(day, dt.datetime) or not isinstance(day, dt.date):
+        raise ConfigurationError(f"{symbol}: the trading day must be a datetime.date, the ET day, it is {day!r}")
+    return DayTask(canonical_symbol(symbol), day)

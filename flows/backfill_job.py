@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.backfill_day import BackfillContext, DayOptions
+from flows.backfill_context import BackfillContext, DayOptions
 from flows.backfill_request import BackfillRequest, DayTask, plan_tasks
 from flows.backfill_run import RunOptions
 from flows.errors import ConfigurationError
@@ -76,8 +76,8 @@ def assemble(
     options = DayOptions(
         force=force, interval_ms=interval, with_events=with_events, max_cost_usd=ceiling, read_only=dry_run
     )
-    # The window and the data root are checked before a list is opened.
-    BackfillContext(settings, options, [])
+    # The window, the data root and the mapping are checked before a list is opened.
+    context = BackfillContext(settings, options)
     tasks = plan_tasks(request, settings)
-    context = BackfillContext(settings, options, [task.day for task in tasks])
+    context.days = frozenset(task.day for task in tasks)
     return BackfillJob(context, tuple(tasks), RunOptions(strict=strict, max_tasks=max_tasks, workers=workers))

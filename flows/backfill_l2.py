@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
     from connectors.databento.fetch import RawDay
-    from flows.backfill_day import BackfillContext
+    from flows.backfill_context import BackfillContext
     from flows.backfill_request import DayTask
 
 
@@ -62,7 +62,7 @@ def backfill_l2(
     start: dt.date | None = None,
     end: dt.date | None = None,
     since_days: Annotated[int, Field(ge=0)] | None = None,
-    last: Annotated[int, Field(ge=0)] | None = None,
+    last: Annotated[int, Field(ge=1)] | None = None,
     tasks_file: Path | None = None,
     force: bool = False,
     strict: bool = False,
@@ -128,9 +128,6 @@ def run_as_tasks(context: BackfillContext, tasks: Sequence[DayTask], workers: in
 
     Yields:
         Position and outcome, as tasks finish.
-
-    Raises:
-        StorageGuardHit: a guard was hit; everything that was under way has been yielded.
     """
     finished: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     positions: dict[PrefectFuture[Any], int] = {}
@@ -152,8 +149,6 @@ def run_as_tasks(context: BackfillContext, tasks: Sequence[DayTask], workers: in
         context.circuit.stopping.set()
         wait(list(positions))
         raise
-    if context.guard_hit is not None:
-        raise context.guard_hit
 
 
 def _outcome(result: object) -> DayOutcome | None:

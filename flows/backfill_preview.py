@@ -12,7 +12,7 @@ from flows.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flows.backfill_day import BackfillContext
+    from flows.backfill_context import BackfillContext
     from flows.backfill_request import DayTask
 
 ACTIONS = {"SKIP": "skip", "EMPTY": "closed"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -115,10 +116,12 @@ def find_list_tasks(
     """
     try:
         path = tasks_file or find_list(
-            settings.data_root.path, Path(settings.ml_base_path).expanduser(), settings.warrior_trades_filename
+            settings.data_root.path,
+            Path(os.path.expandvars(settings.ml_base_path)).expanduser(),
+            settings.warrior_trades_filename,
         )
         chosen = select(read_tasks(path).tasks, since_days=since_days, last=last, today_et=today_et())
-    except TaskListError as error:
+    except (TaskListError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
     open_tasks = [(symbol, day) for symbol, day in chosen if session_on(day)]
     if closed := len(chosen) - len(open_tasks):
@@ -154,10 +157,10 @@ def _check(request: BackfillRequest) -> None:
         raise ConfigurationError(f"the end day {request.end} lies before the start day {request.start}")
     if request.start is not None and (request.end or request.start) - request.start > dt.timedelta(LONGEST_RANGE_DAYS):
         raise ConfigurationError(f"{request.start} to {request.end} is more than {LONGEST_RANGE_DAYS} days: split it")
-    for name in ("since_days", "last", "max_tasks"):
+    for name, least in (("since_days", 0), ("last", 1), ("max_tasks", 0)):
         value = getattr(request, name)
-        if value is not None and value < 0:
-            raise ConfigurationError(f"{name} must not be negative, it is {value}")
+        if value is not None and value < least:
+            raise ConfigurationError(f"{name} must be at least {least}, it is {value}")
 
 
 def _symbol(text: str) -> str:

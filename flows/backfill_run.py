@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,7 +23,8 @@ from connectors.store.manifests import append_backfill_line, run_lock, write_bac
 from connectors.store.mirror import mirror
 from connectors.store.temps import sweep_stale_temps
 from contracts.v1.backfill import BackfillCounts, BackfillManifestLine, BackfillSummary
-from flows.backfill_day import SOURCE, BackfillContext, DayOutcome, fetch, run_day, without_vendor
+from flows.backfill_context import SOURCE, BackfillContext
+from flows.backfill_day import DayOutcome, fetch, run_day, without_vendor
 from flows.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Executor(Protocol):
     def __call__(
         self, context: BackfillContext, tasks: Sequence[DayTask], workers: int
     ) -> Iterator[tuple[int, DayOutcome]]:
-        """May raise StorageGuardHit after it has yielded what was finished."""
+        """Leaves tasks alone once the context's circuit is stopping or its `pause` is set."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def run_backfill(
     Raises:
         ConfigurationError: the vendor is needed and may not be asked, or nothing at all may be written for want of
             space.
+        KeyboardInterrupt: the run was stopped while it waited for another one.
         StoreError: the disk failed while the run was under way.
     """
     run_id = run_id or uuid.uuid4().hex[:12]
@@ -181,26 +184,18 @@ def run_backfill(
     started_at = dt.datetime.now(dt.UTC)
     began = time.perf_counter()
     recorder = Recorder(context, tasks, run_id)
-    stopped: str | None = None
     with ExitStack() as held:
         try:
-            held.enter_context(run_lock(context.root, run_id=run_id))
+            held.enter_context(run_lock(context.root, run_id=run_id, while_waiting=context.circuit.check_stopping))
             sweep_stale_temps(context.root.path)
             context.shelf.sweep()
         except StoreError as error:
             raise ConfigurationError(f"nothing was done: {error}") from error
-        try:
-            for index, outcome in (execute or run_in_threads)(context, tasks, options.workers):
-                recorder.add(index, outcome)
-                if progress is not None:
-                    progress.done(outcome, len(recorder.outcomes), len(tasks))
-        except StorageGuardHit as guard:
-            stopped = str(guard)
-        except KeyboardInterrupt:
-            context.circuit.stopping.set()
-        if context.circuit.stopping.is_set():
-            stopped = INTERRUPTED
+        except Stopped:
+            raise KeyboardInterrupt from None
+        signalled = _process(context, tasks, recorder, execute or run_in_threads, options.workers, progress)
         remaining = recorder.finish()
+        stopped = _why_stopped(context) if remaining else None
         outcomes = recorder.outcomes
         summary = BackfillSummary(
             counts=_counts(outcomes),
@@ -215,7 +210,7 @@ def run_backfill(
             run_id=run_id,
             started_at=started_at,
             window_et=str(context.window),
-            cost_usd=round(context.ceiling.spent_usd, 9),
+            cost_usd=round(context.ceiling.total_usd, 9) if context.ceiling.total_usd is not None else None,
             bytes_written=sum(o.bytes_written for o in outcomes),
             remaining=tuple((task.symbol, task.day) for task in remaining) if stopped else None,
             stopped=stopped,
@@ -230,7 +225,39 @@ def run_backfill(
         logger.warning("the run stopped early: %s", stopped)
         for task in remaining:
             logger.warning("remains: %s", task.label)
+    if signalled is not None:
+        raise signalled
     return RunResult(summary.to_document(), outcomes, stopped)
+
+
+def _process(
+    context: BackfillContext,
+    tasks: Sequence[DayTask],
+    recorder: Recorder,
+    execute: Executor,
+    workers: int,
+    progress: Progress | None,
+) -> BaseException | None:
+    """Run the tasks and record each outcome; the signal to pass on when all is recorded, if any."""
+    try:
+        for index, outcome in execute(context, tasks, workers):
+            recorder.add(index, outcome)
+            if progress is not None:
+                progress.done(outcome, len(recorder.outcomes), len(tasks))
+    except KeyboardInterrupt:
+        context.circuit.stopping.set()
+    except Exception:
+        raise
+    except BaseException as signalled:  # noqa: BLE001 - Prefect's word for SIGTERM: recorded first, then passed on
+        context.circuit.stopping.set()
+        return signalled
+    return None
+
+
+def _why_stopped(context: BackfillContext) -> str | None:
+    if context.circuit.stopping.is_set():
+        return INTERRUPTED
+    return str(context.pause) if context.pause is not None else None
 
 
 def check_ready(context: BackfillContext, tasks: Sequence[DayTask]) -> None:
@@ -240,6 +267,7 @@ def check_ready(context: BackfillContext, tasks: Sequence[DayTask]) -> None:
         ConfigurationError: a task needs the vendor, and there is no key or it is switched off; or a storage guard is
             hit already.
     """
+    _check_places(context)
     try:
         context.require_vendor()
     except ConfigurationError:
@@ -256,6 +284,19 @@ def check_ready(context: BackfillContext, tasks: Sequence[DayTask]) -> None:
         raise ConfigurationError(f"{guard} Nothing was done; {len(tasks)} tasks remain: {plan}") from guard
 
 
+def _check_places(context: BackfillContext) -> None:
+    """Refuse what is a file where a folder must be, or the other way round."""
+    cache = context.settings.cache_path
+    if any(place.exists() and not place.is_dir() for place in (cache, *cache.absolute().parents)):
+        raise ConfigurationError(f"CACHE_PATH {cache} is a file or lies below one; name a folder")
+    for path in (context.root.backfill_manifest, context.root.backfill_summary):
+        if path.is_dir():
+            raise ConfigurationError(f"{path} is a folder; move it away, a file of that name is written")
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle and not os.path.exists(bundle):  # noqa: PTH110 - an environment text, perhaps no path at all
+        raise ConfigurationError(f"REQUESTS_CA_BUNDLE {bundle} does not exist; correct or unset it")
+
+
 def run_in_threads(
     context: BackfillContext, tasks: Sequence[DayTask], workers: int
 ) -> Iterator[tuple[int, DayOutcome]]:
@@ -263,9 +304,6 @@ def run_in_threads(
 
     Yields:
         Position and outcome, as tasks finish.
-
-    Raises:
-        StorageGuardHit: a guard was hit; everything that was under way has been yielded.
     """
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="backfill") as pool:
         futures = {pool.submit(attempt_day, context, task): index for index, task in enumerate(tasks)}
@@ -277,8 +315,6 @@ def run_in_threads(
             # The pool waits for its threads: let them end soon.
             context.circuit.stopping.set()
             raise
-    if context.guard_hit is not None:
-        raise context.guard_hit
 
 
 def attempt_day(
@@ -288,12 +324,12 @@ def attempt_day(
     fetch_with: Callable[[BackfillContext, DayTask], RawDay] = fetch,
 ) -> DayOutcome | None:
     """Process one task unless the run is ending; None when it was left alone."""
-    if context.guard_hit is not None or context.circuit.stopping.is_set():
+    if context.pause is not None or context.circuit.stopping.is_set():
         return None
     try:
         return run_day(context, task, fetch_with=fetch_with)
     except StorageGuardHit as guard:
-        context.guard_hit = guard
+        context.pause = guard
     except Stopped:
         pass
     return None

@@ -53,12 +53,13 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+]
+
+
 @app.callback()
-def _root(
-    _: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
-    ] = False,
-) -> None:
+def _root(_version: Version = False) -> None:
     pass
 
 
@@ -86,7 +87,7 @@ def backfill(
     symbol: Annotated[list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated.")] = None,
     tasks: Annotated[Path | None, typer.Option("--tasks", help="Task list, .csv or .xlsx.")] = None,
     since: Annotated[int | None, typer.Option("--since", min=0, help="Of the list, the last so many days.")] = None,
-    last: Annotated[int | None, typer.Option("--last", min=0, help="Of the list, its last so many dates.")] = None,
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Of the list, its last so many dates.")] = None,
     max_tasks: Annotated[int | None, typer.Option("--max-tasks", min=0, help="Process at most so many.")] = None,
     max_workers: Annotated[
         int | None, typer.Option("--max-workers", min=1, help="Tasks at a time [L2_MAX_WORKERS].")
@@ -108,6 +109,7 @@ def backfill(
         typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow [when PREFECT_API_URL is set]."),
     ] = None,
     _describe: Describe = False,
+    _version: Version = False,
 ) -> None:
     """Bring Level-2 snapshots of (symbol, day) pairs from Databento to the data root.
 
@@ -149,6 +151,7 @@ def validate(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Read footers only.")] = False,
     _describe: Describe = False,
+    _version: Version = False,
 ) -> None:
     """Check files against the contract, as `marketdata-contracts validate` does."""
     from contracts.cli import main as contracts_main  # noqa: PLC0415 - heavy
@@ -176,6 +179,7 @@ def sandbox_databento(
         float, typer.Option("--records-per-hour", min=1, help="Mean density of invented books.")
     ] = 3_600.0,
     _describe: Describe = False,
+    _version: Version = False,
 ) -> None:
     """Serve a Databento-compatible vendor on loopback until interrupted."""
     from connectors.sandbox.databento_server import run_forever  # noqa: PLC0415 - heavy
@@ -199,6 +203,7 @@ def describe(
     command: Annotated[list[str] | None, typer.Argument(help="A command, such as `backfill`.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Describe every command.")] = False,
     _describe: Describe = False,
+    _version: Version = False,
 ) -> None:
     """Print what commands take and give, as JSON."""
     found = dict(all_commands(context.find_root().command))

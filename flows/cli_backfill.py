@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 import os
@@ -65,6 +66,8 @@ def _run_as_flow(parameters: dict[str, Any]) -> int:
     # Nothing leaves the machine but the vendor's requests.
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # The temporary API takes 10 s and more to start; Prefect gives up after 20.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     # What a person gave is checked before Prefect is asked for a run; the flow does it again, and then it is logged.
     logging.disable(logging.WARNING)
     try:
@@ -73,22 +76,34 @@ def _run_as_flow(parameters: dict[str, Any]) -> int:
             check_ready(job.context, job.tasks)
     finally:
         logging.disable(logging.NOTSET)
-    from flows.backfill_l2 import backfill_l2  # noqa: PLC0415 - Prefect takes seconds to import
+    from prefect.exceptions import TerminationSignal  # noqa: PLC0415 - Prefect takes seconds to import
 
+    from flows.backfill_l2 import backfill_l2  # noqa: PLC0415 - likewise
+
+    # Prefect turns SIGTERM into an exception and afterwards hands it to the handler that was there before: this one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = dt.datetime.now(dt.UTC)
     try:
         outcome = backfill_l2(**parameters)
     except BackfillFailed as error:
-        print(_summary_on_disk().summary_line)  # noqa: T201 - the batch's one line of stdout
+        if summary := _summary_since(began):
+            _finish(summary, strict=True)
         return _fail(error, FAILED)
+    except (KeyboardInterrupt, TerminationSignal):
+        # The flow has recorded what was done, if it had begun.
+        return _finish(summary, strict=False) if (summary := _summary_since(began)) else STOPPED
     if parameters["dry_run"]:
         return _print_preview(outcome, strict=parameters["strict"])
     return _finish(outcome, strict=parameters["strict"])
 
 
-def _summary_on_disk() -> RunResult:
-    document = json.loads(load_settings().data_root.backfill_summary.read_text(encoding="utf-8"))
-    return RunResult(document, (), document.get("stopped"))
+def _summary_since(began: dt.datetime) -> dict[str, Any] | None:
+    """The summary a run that ended by an exception has written, None when it came to none."""
+    try:
+        document: dict[str, Any] = json.loads(load_settings().data_root.backfill_summary.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return document if dt.datetime.fromisoformat(document["started_at"]) >= began else None
 
 
 def _finish(summary: dict[str, Any], *, strict: bool) -> int:

@@ -77,7 +77,7 @@ _DATABENTO_SOURCE: Final = "Databento API reference, Historical, Rate limits"
 LIMITS: Final[tuple[Limit, ...]] = (
     Limit("databento.timeseries", "databento", 80, 1.0, 100, _DATABENTO_SOURCE, "RequestWindows"),
     Limit("databento.symbology", "databento", 80, 1.0, 100, _DATABENTO_SOURCE, "RequestWindows"),
-    Limit("databento.metadata", "databento", 16, 1.0, 20, _DATABENTO_SOURCE, "RequestWindows"),
+    Limit("databento.metadata", "databento", 12, 1.0, 20, _DATABENTO_SOURCE, "RequestWindows"),
     Limit("databento.streams", "databento", 10, None, 100, f"{_DATABENTO_SOURCE}: concurrent connections", "Slots"),
 )
 """Every limit this project keeps."""

@@ -10,6 +10,8 @@ from connectors.databento.fetch import RawDay
 from connectors.store.raw_cache import RawCache, RawEntry, RawKey, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from connectors.databento.plan import DayPlan
@@ -35,6 +37,10 @@ class RawShelf:
             return None
         entry = found.entry
         return RawDay(request, found.path, entry.records, 0.0, entry.vendor_condition, reused=True)
+
+    def claim(self, request: DayRequest, while_waiting: Callable[[], None]) -> AbstractContextManager[None]:
+        """Be the only one to bring this file, among all runs that share the cache."""
+        return self._cache.claim(_key(request), while_waiting)
 
     def new_path(self, request: DayRequest) -> Path:
         """A path for a download that does not exist yet."""

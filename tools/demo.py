@@ -169,6 +169,8 @@ def main() -> int:
         lines.seek(seen)
         outcome = [json.loads(line) for line in lines]
     show(Console(width=120), outcome)
+    closed = ", ".join(day for day in DAYS if day not in {line["date"] for line in outcome})
+    say(f"Dropped from the list, for the exchange was closed: {closed}")
     say(f"Snapshots: {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_snapshots_databento.parquet")
     say(f"Manifest:  {manifest}")
     say(f"Summary:   {DATA / 'data' / 'backfill_l2_summary.json'}")

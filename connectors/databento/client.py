@@ -105,10 +105,14 @@ class Circuit:
         if self.reason is None:
             self.reason = reason
 
-    def check(self) -> None:
-        """Raise when the circuit is open or the run is stopping."""
+    def check_stopping(self) -> None:
+        """Raise when the run is stopping."""
         if self.stopping.is_set():
             raise Stopped
+
+    def check(self) -> None:
+        """Raise when the circuit is open or the run is stopping."""
+        self.check_stopping()
         if self.reason is not None:
             # A new exception each time: threads must not share one traceback.
             raise type(self.reason)(str(self.reason), reason=self.reason.reason, status=self.reason.status)
@@ -236,9 +240,7 @@ class DatabentoClient:
                 on_accepted=on_accepted,
                 stopping=self.circuit.stopping,
             )
-            store = api.get_range(**_span(request), path=path)
-            # The store keeps its file open until it is collected.
-            store.reader.close()
+            api.get_range(**_span(request), path=path)
 
         with self._gate.stream():
             self._once(f"get_range {request.label}", "timeseries", stream)
@@ -250,7 +252,7 @@ class DatabentoClient:
             error: what ended the last attempt.
             retry: number of the attempt to come, 1 for the first retry.
         """
-        if not isinstance(error, RetryableError) or retry > self.retry.retries:
+        if not isinstance(error, RetryableError) or retry > min(self.retry.retries, error.most_retries):
             raise error
         delay_s = self.retry.delay_s(retry, error.retry_after_s)
         if delay_s > LONGEST_RETRY_AFTER_S:
@@ -312,8 +314,6 @@ class DatabentoClient:
         for failure in _FAILURES:
             if isinstance(exc, failure.raised):
                 return failure.error(f"{what}: {failure.meaning}: {text}", reason=failure.reason)
-        if isinstance(exc, ValueError) and "empty file" in text:
-            return RetryableError(f"{what}: the vendor sent an empty body", reason="stream_cut")
         return TerminalError(f"{what}: refused by the client library: {text}", reason="invalid_request")
 
 

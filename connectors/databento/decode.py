@@ -8,19 +8,22 @@ is a whole pass over a finished download. What the records become lies in `shape
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import zstandard
-from databento import DBNStore
-from databento.common.error import BentoError
+from databento_dbn import DBNError, Metadata, VersionUpgradePolicy
 
-from connectors.databento.errors import VerificationFailed
+from connectors.databento._sanity import RecordCheck
+from connectors.databento.errors import UnresolvedSymbol, VerificationFailed, WrongContent
 from connectors.databento.request import SCHEMA_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,6 +37,9 @@ MBP_RTYPES = {"mbp-10": 10, "mbp-1": 1}
 
 CHUNK_RECORDS = 8_192
 """Records per read: 3 MB of MBP-10, which stays in a large cache."""
+
+MOST_METADATA_BYTES = 1 << 26
+"""No metadata are longer: a damaged length must not be allocated. One symbol's take a few hundred bytes."""
 
 _NS_PER_DAY = 86_400_000_000_000
 
@@ -71,6 +77,13 @@ def record_dtype(schema: str) -> np.dtype[np.void]:
     )
 
 
+class Reader(Protocol):
+    """A plain file or zstandard's reader."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill a part of the buffer; 0 at the end."""
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """What a DBN file says of itself.
@@ -97,92 +110,110 @@ class DbnFile:
 
     Args:
         path: a DBN file, zstd-compressed or not.
+        name: what messages call it; the file's name by default.
 
     Raises:
         VerificationFailed: when the file is not MBP data the vendor's library can open.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
-        try:
-            store = DBNStore.from_file(path)
-        except (BentoError, ValueError, zstandard.ZstdError, OSError) as exc:
-            if isinstance(exc, FileNotFoundError | PermissionError):
-                raise
-            raise VerificationFailed(f"{path.name}: not a DBN file: {exc}", reason="not_dbn") from exc
-        try:
-            schema = str(store.schema) if store.schema is not None else "mixed"
-            if schema not in SCHEMA_LEVELS:
-                raise VerificationFailed(
-                    f"{path.name}: holds {schema}, not one of {', '.join(SCHEMA_LEVELS)}",
-                    reason="wrong_schema",
+        self.name = name or path.name
+        with path.open("rb") as raw:
+            try:
+                metadata = Metadata.decode(
+                    self._header(_decompressed(raw)),
+                    VersionUpgradePolicy.AS_IS,  # type: ignore[arg-type]  # its stub types the members as ints
                 )
-            self._store = store
-            self.facts = FileFacts(
-                dataset=store.dataset,
-                schema=schema,
-                version=store.metadata.version,
-                not_found=tuple(store.metadata.not_found),
-                instrument_ids=_ids_by_day(store),
-                limit=store.limit,
+            except (DBNError, zstandard.ZstdError) as exc:
+                raise VerificationFailed(f"{self.name}: not a DBN file: {exc}", reason="not_dbn") from exc
+        schema = str(metadata.schema) if metadata.schema is not None else "mixed"
+        if schema not in SCHEMA_LEVELS:
+            raise WrongContent(
+                f"{self.name}: holds {schema}, not one of {', '.join(SCHEMA_LEVELS)}",
+                reason="wrong_schema",
             )
-            self.dtype = record_dtype(schema)
-        finally:
-            store.reader.close()
+        self.facts = FileFacts(
+            dataset=metadata.dataset,
+            schema=schema,
+            version=metadata.version,
+            not_found=tuple(metadata.not_found),
+            instrument_ids=_ids_by_day(metadata),
+            limit=metadata.limit,
+        )
+        self.dtype = record_dtype(schema)
 
-    def chunks(self, chunk_records: int = CHUNK_RECORDS) -> Iterator[NDArray[np.void]]:
-        """Every record of the file, in chunks.
-
-        Args:
-            chunk_records: records per chunk.
+    def chunks(self) -> Iterator[NDArray[np.void]]:
+        """Every record of the file, in chunks of at most `CHUNK_RECORDS`; a thread reads one chunk ahead.
 
         Yields:
-            Structured arrays of `record_dtype`. They share one buffer: a chunk is gone when the next is asked for.
+            Structured arrays of `record_dtype`. They share two buffers: a chunk is gone when the next is asked for.
 
         Raises:
             VerificationFailed: on corrupt bytes, an incomplete last record, foreign records or unmapped instrument ids.
         """
-        buffer = bytearray(self.dtype.itemsize * chunk_records)
-        view = memoryview(buffer)
-        records = np.frombuffer(buffer, dtype=self.dtype)
+        buffers = deque(bytearray(self.dtype.itemsize * CHUNK_RECORDS) for _ in range(2))
         seen: set[tuple[int, int]] = set()
-        with self.path.open("rb") as raw:
-            compressed = raw.read(4) == b"\x28\xb5\x2f\xfd"
-            raw.seek(0)
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) if compressed else raw
+        with self.path.open("rb") as raw, ThreadPoolExecutor(1, "dbn-reader") as ahead:
+            reader = _decompressed(raw)
             try:
-                # Magic and version, then the length of the metadata that follows (DBN, all versions).
-                _exactly(reader, int.from_bytes(_exactly(reader, 8)[4:], "little"))
-                filled = len(view)
-                while filled == len(view):
-                    filled = _fill(reader, view)
+                self._header(reader)
+                # Decompression holds no lock of the interpreter, so it runs beside whatever the caller does.
+                reading = ahead.submit(_fill, reader, memoryview(buffers[0]))
+                more = True
+                while more:
+                    filled = reading.result()
+                    current = buffers[0]
+                    buffers.rotate()
+                    more = filled == len(current)
+                    if more:
+                        reading = ahead.submit(_fill, reader, memoryview(buffers[0]))
                     whole, left = divmod(filled, self.dtype.itemsize)
                     if left:
                         raise VerificationFailed(
-                            f"{self.path.name}: {left} bytes are left over after the last whole record",
+                            f"{self.name}: {left} bytes are left over after the last whole record",
                             reason="stream_cut",
                         )
                     if whole:
-                        chunk = records[:whole]
+                        chunk = np.frombuffer(current, self.dtype, whole)
                         self._check(chunk, seen)
                         yield chunk
             except zstandard.ZstdError as exc:
-                raise VerificationFailed(f"{self.path.name}: corrupt bytes: {exc}", reason="corrupt") from exc
+                raise VerificationFailed(f"{self.name}: corrupt bytes: {exc}", reason="corrupt") from exc
+
+    def _header(self, reader: Reader) -> bytes:
+        """Magic, version and metadata of any DBN version; the reader then stands at the first record."""
+        prefix = self._exactly(reader, 8)
+        size = int.from_bytes(prefix[4:], "little")
+        if prefix[:3] != b"DBN" or size > MOST_METADATA_BYTES:
+            raise VerificationFailed(f"{self.name}: not a DBN file", reason="not_dbn")
+        return prefix + self._exactly(reader, size)
+
+    def _exactly(self, reader: Reader, size: int) -> bytes:
+        buffer = bytearray(size)
+        if _fill(reader, memoryview(buffer)) != size:
+            raise VerificationFailed(f"{self.name}: the file ends inside its metadata", reason="stream_cut")
+        return bytes(buffer)
 
     def _check(self, chunk: NDArray[np.void], seen: set[tuple[int, int]]) -> None:
-        rtypes = chunk["rtype"]
-        if rtypes.min() != rtypes.max() or rtypes[0] != MBP_RTYPES[self.facts.schema]:
-            raise VerificationFailed(f"{self.path.name}: holds records of another type", reason="foreign_record")
-        ids = chunk["instrument_id"]
-        days = chunk["ts_recv"] // _NS_PER_DAY
-        if ids.min() == ids.max() and days.min() == days.max():
-            pairs = {(int(days[0]), int(ids[0]))}
+        # One pass over the first word (length, rtype, publisher, instrument id) and one over the times: what is spread
+        # over large records is dear to read.
+        heads = np.ascontiguousarray(chunk.view("<u8").reshape(len(chunk), -1)[:, 0])
+        recv_ns = np.ascontiguousarray(chunk["ts_recv"])
+        first_day, last_day = int(recv_ns.min()) // _NS_PER_DAY, int(recv_ns.max()) // _NS_PER_DAY
+        uniform = bool((heads == heads[0]).all())
+        rtypes = chunk["rtype"][: 1 if uniform else None]
+        if (rtypes != MBP_RTYPES[self.facts.schema]).any():
+            raise WrongContent(f"{self.name}: holds records of another type", reason="foreign_record")
+        if uniform and first_day == last_day:
+            pairs = {(first_day, int(chunk["instrument_id"][0]))}
         else:
-            pairs = set(zip(days.tolist(), ids.tolist(), strict=True))
+            days = recv_ns // _NS_PER_DAY
+            pairs = set(zip(days.tolist(), chunk["instrument_id"].tolist(), strict=True))
         for day, instrument_id in pairs - seen:
             if instrument_id not in self.facts.instrument_ids.get(day, frozenset()):
-                raise VerificationFailed(
-                    f"{self.path.name}: instrument id {instrument_id} on UTC day number {day} since 1970 "
+                raise WrongContent(
+                    f"{self.name}: instrument id {instrument_id} on UTC day number {day} since 1970 "
                     "is not in the file's symbol mappings",
                     reason="unmapped_instrument",
                 )
@@ -193,17 +224,28 @@ def verify(path: Path, request: DayRequest, *, expected_records: int) -> FileFac
     """Verify a finished download against what was asked for.
 
     Raises:
-        VerificationFailed: with the reason: wrong dataset or schema, symbol not found, bytes left over, corrupt bytes,
+        UnresolvedSymbol: the vendor says in the file that it does not know the symbol.
+        VerificationFailed: with the reason: wrong dataset or schema, bytes left over, corrupt bytes or records,
             unmapped instrument ids, or a record count other than `expected_records`.
     """
-    file = DbnFile(path)
+    file = DbnFile(path, name=request.label)
     facts = file.facts
     if (facts.dataset, facts.schema) != (request.dataset, request.schema):
-        raise VerificationFailed(
+        raise WrongContent(
             f"{request.label}: asked for {request.dataset} {request.schema}, got {facts.dataset} {facts.schema}",
             reason="wrong_schema",
         )
-    records = sum(len(chunk) for chunk in file.chunks())
+    if facts.not_found:
+        raise UnresolvedSymbol(
+            f"{request.label}: {request.dataset} does not know {', '.join(facts.not_found)} "
+            "[correct the symbol or add it to SYMBOL_MAPPING_FILE]",
+            reason="unresolved_symbol",
+        )
+    sanity = RecordCheck(request)
+    records = 0
+    for chunk in file.chunks():
+        sanity.check(chunk)
+        records += len(chunk)
     if records != expected_records:
         raise VerificationFailed(
             f"{request.label}: the vendor counts {expected_records} records, the download holds {records}",
@@ -212,11 +254,11 @@ def verify(path: Path, request: DayRequest, *, expected_records: int) -> FileFac
     return facts
 
 
-def _ids_by_day(store: DBNStore) -> dict[int, frozenset[int]]:
+def _ids_by_day(metadata: Metadata) -> dict[int, frozenset[int]]:
     """Instrument ids the mappings allow, per UTC day number."""
     epoch = dt.date(1970, 1, 1)
     ids: dict[int, set[int]] = {}
-    for intervals in store.mappings.values():
+    for intervals in metadata.mappings.values():
         for interval in intervals:
             if not str(interval["symbol"]).isdigit():
                 continue
@@ -228,19 +270,19 @@ def _ids_by_day(store: DBNStore) -> dict[int, frozenset[int]]:
     return {day: frozenset(found) for day, found in ids.items()}
 
 
-def _fill(reader: object, view: memoryview) -> int:
+def _decompressed(raw: BufferedReader) -> Reader:
+    """The bytes of a file, decompressed when they are zstd."""
+    compressed = raw.read(4) == zstandard.FRAME_HEADER
+    raw.seek(0)
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) if compressed else raw
+
+
+def _fill(reader: Reader, view: memoryview) -> int:
     """Fill the view as far as the stream goes; the number of bytes read."""
     filled = 0
     while filled < len(view):
-        count = reader.readinto(view[filled:])  # type: ignore[attr-defined]  # zstandard's reader and a plain file
+        count = reader.readinto(view[filled:])
         if not count:
             break
         filled += count
     return filled
-
-
-def _exactly(reader: object, size: int) -> bytes:
-    buffer = bytearray(size)
-    if _fill(reader, memoryview(buffer)) != size:
-        raise VerificationFailed("the file ends inside its metadata", reason="stream_cut")
-    return bytes(buffer)

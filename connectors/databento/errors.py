@@ -8,13 +8,17 @@
     ├── NotYetAvailable         it will be there later: too recent, condition pending
     └── RetryableError          the next attempt may succeed: 408, 429, 5xx, cut, stall, corrupt
         └── VerificationFailed  the download ended well and is still not what was asked for
+            └── WrongContent    it is something else altogether: one more attempt, no others are paid for
 
 The class decides (`ERROR_TABLE`), never the text of a message. No message holds the key: every text passes `redact`.
 """
 
 from __future__ import annotations
 
+import base64
+import copyreg
 import datetime as dt
+import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -58,11 +62,15 @@ class VendorError(Exception):
         self.retry_after_s = retry_after_s
         self.paid_usd: float | None = 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process builds it without __init__, whose keywords exceptions do not carry.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # not in typeshed
+
 
 class CircuitOpen(VendorError):  # noqa: N818 - the state it reports, as the pattern calls it
     """Nothing in this run can succeed until a person changes something."""
 
-    kind = "circuit"
+    kind: ClassVar[Kind] = "circuit"
 
 
 class CeilingReached(CircuitOpen):
@@ -72,7 +80,7 @@ class CeilingReached(CircuitOpen):
 class TerminalError(VendorError):
     """This request can never succeed as it is."""
 
-    kind = "terminal"
+    kind: ClassVar[Kind] = "terminal"
 
 
 class UnresolvedSymbol(TerminalError):  # noqa: N818 - the vendor's word for it
@@ -86,7 +94,7 @@ class NotYetAvailable(VendorError):  # noqa: N818 - a state of the data, not of 
         available_end: end of what the vendor offers now, as it wrote it; None when it did not say.
     """
 
-    kind = "not_yet_available"
+    kind: ClassVar[Kind] = "not_yet_available"
 
     def __init__(self, message: str, *, available_end: str | None = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -94,13 +102,25 @@ class NotYetAvailable(VendorError):  # noqa: N818 - a state of the data, not of 
 
 
 class RetryableError(VendorError):
-    """The same request may succeed on the next attempt."""
+    """The same request may succeed on the next attempt.
 
-    kind = "retryable"
+    Attributes:
+        most_retries: retries that make sense, however many are configured.
+    """
+
+    most_retries: ClassVar[int] = 1_000
+
+    kind: ClassVar[Kind] = "retryable"
 
 
 class VerificationFailed(RetryableError):  # noqa: N818 - names what happened
     """A download that ended without an error and is not what was asked for."""
+
+
+class WrongContent(VerificationFailed):
+    """Another schema, foreign records or unmapped instruments: perhaps damage, else paid for again to no avail."""
+
+    most_retries = 1
 
 
 @dataclass(frozen=True)
@@ -175,8 +195,14 @@ def rule_for(status: int, case: str | None) -> Rule:
 
 
 def redact(text: str, secret: str) -> str:
-    """The text without the secret."""
-    return text.replace(secret, "***") if secret else text
+    """The text without the secret, in any case, and without its HTTP Basic form."""
+    if not secret:
+        return text
+    # The last character group of base64 changes with what follows the key.
+    basic = base64.b64encode(f"{secret}:".encode()).decode().rstrip("=")
+    forms = [form for form in (basic, basic[:-2]) if len(form) > len(secret)] + [secret]
+    hidden = "|".join(re.escape(form) for form in forms)
+    return re.sub(hidden, "***", text, flags=re.IGNORECASE)
 
 
 def parse_retry_after(headers: Mapping[str, Any], *, now: dt.datetime | None = None) -> float | None:
@@ -190,7 +216,7 @@ def parse_retry_after(headers: Mapping[str, Any], *, now: dt.datetime | None = N
         pass
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
@@ -220,13 +246,13 @@ def from_http(
     case: str | None = None
     payload: object = None
     if isinstance(detail, dict):
-        case = str(detail["case"]) if detail.get("case") else None
+        case = redact(str(detail["case"]), secret) if detail.get("case") else None
         message = str(detail.get("message") or message or "")
         payload = detail.get("payload")
     elif isinstance(detail, str):
         message = detail
     rule = rule_for(status, case)
-    request_id = next((str(v) for k, v in headers.items() if k.lower() == "request-id"), None)
+    request_id = next((redact(str(v), secret) for k, v in headers.items() if k.lower() == "request-id"), None)
     words = [f"{what}: the vendor answered {status}"]
     if case:
         words.append(f"({case})")
@@ -241,5 +267,5 @@ def from_http(
         "retry_after_s": parse_retry_after(headers),
     }
     if issubclass(rule.error, NotYetAvailable) and isinstance(payload, dict):
-        details["available_end"] = str(payload.get("available_end") or "") or None
+        details["available_end"] = redact(str(payload.get("available_end") or ""), secret) or None
     return rule.error(redact(" ".join(words), secret), **details)

@@ -7,18 +7,20 @@ be. Where kept files lie is the caller's (`RawShelf`); connectors do not import 
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.databento.decode import verify
-from connectors.databento.errors import UnresolvedSymbol, VendorError, VerificationFailed
+from connectors.databento.errors import VendorError, VerificationFailed
 from connectors.databento.request import RECORD_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from connectors.databento.client import DatabentoClient
-    from connectors.databento.decode import FileFacts
     from connectors.databento.plan import DayPlan, VendorPlan
     from connectors.databento.request import DayRequest
     from connectors.databento.spend import SpendCeiling
@@ -58,6 +60,9 @@ class RawShelf(Protocol):
     def find(self, request: DayRequest) -> RawDay | None:
         """A kept file that covers the request."""
 
+    def claim(self, request: DayRequest, while_waiting: Callable[[], None]) -> AbstractContextManager[None]:
+        """Be the only one to bring this file; `while_waiting` is called now and then and may raise."""
+
     def new_path(self, request: DayRequest) -> Path:
         """A path for a download that does not exist yet."""
 
@@ -90,15 +95,30 @@ def fetch_day(
         VendorError: of the kind the error table gives; after the last retry of a retryable one.
         OSError: the disk failed.
     """
-    if (kept := shelf.find(request)) is not None:
-        logger.debug("%s: using the kept vendor file %s", request.label, kept.path)
-        return kept
+    # Two runs that want the same day at once must not both pay for it.
+    with shelf.claim(request, client.circuit.check_stopping):
+        if (kept := shelf.find(request)) is not None:
+            logger.debug("%s: using the kept vendor file %s", request.label, kept.path)
+            return kept
+        return _bought(client, plan, request, shelf, ceiling, max_records, deadline_s)
+
+
+def _bought(
+    client: DatabentoClient,
+    plan: VendorPlan,
+    request: DayRequest,
+    shelf: RawShelf,
+    ceiling: SpendCeiling,
+    max_records: int,
+    deadline_s: float,
+) -> RawDay:
     day = plan.day(request, max_records=max_records)
     paid_usd: float | None = 0.0
     retry = 0
     while True:
         path = shelf.new_path(request)
-        reservation = ceiling.reserve(request.label, day.cost_usd)
+        with _having_paid(paid_usd):
+            reservation = ceiling.reserve(request.label, day.cost_usd)
         failure: Exception | None = None
         try:
             client.download(
@@ -107,35 +127,41 @@ def fetch_day(
                 deadline_s=deadline_s or deadline_for(request, day.records),
                 on_accepted=reservation.bill,
             )
-            _check_resolved(request, verify(path, request, expected_records=day.records))
+            verify(path, request, expected_records=day.records)
         except Exception as error:  # noqa: BLE001 - sorted below, after the attempt is paid for
             failure = error
         finally:
             attempt_usd = reservation.close()
             paid_usd = None if paid_usd is None or day.cost_usd is None else paid_usd + attempt_usd
         if failure is None and day.records:
-            return shelf.keep(request, path, day, paid_usd)
+            return _kept(shelf, request, path, day, paid_usd)
         path.unlink(missing_ok=True)
         if failure is None:
             return RawDay(request, None, 0, paid_usd, day.condition, reused=False)
         retry += 1
-        try:
+        with _having_paid(paid_usd):
             client.pause_or_raise(failure, retry)
-        except VendorError as error:
-            error.paid_usd = paid_usd
-            raise
-        if isinstance(failure, VerificationFailed) and failure.reason == "record_count":
-            # The vendor may just be publishing the day: ask again how much there is.
-            day = plan.day(request, max_records=max_records)
+            if isinstance(failure, VerificationFailed) and failure.reason == "record_count":
+                # The vendor may just be publishing the day: ask again how much there is.
+                day = plan.day(request, max_records=max_records)
 
 
-def _check_resolved(request: DayRequest, facts: FileFacts) -> None:
-    if facts.not_found:
-        raise UnresolvedSymbol(
-            f"{request.label}: {request.dataset} does not know {', '.join(facts.not_found)} "
-            "[correct the symbol or add it to SYMBOL_MAPPING_FILE]",
-            reason="unresolved_symbol",
-        )
+@contextmanager
+def _having_paid(paid_usd: float | None) -> Iterator[None]:
+    """Whatever ends the day between two attempts, a ceiling or a look-up too, knows what the attempts cost."""
+    try:
+        yield
+    except VendorError as error:
+        error.paid_usd = paid_usd
+        raise
+
+
+def _kept(shelf: RawShelf, request: DayRequest, path: Path, day: DayPlan, paid_usd: float | None) -> RawDay:
+    try:
+        return shelf.keep(request, path, day, paid_usd)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def deadline_for(request: DayRequest, records: int) -> float:

@@ -17,10 +17,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLASS_SEPARATORS = {"XNAS.ITCH": ".", "XNAS.BASIC": ".", "XBOS.ITCH": ".", "XPSX.ITCH": "."}
-"""Datasets in Nasdaq's spelling write `BRK.B`; the others (CMS) write `BRK B`."""
-
-CMS_SEPARATOR = " "
+NASDAQ_SPELLING = frozenset(
+    {
+        "BATS.PITCH",
+        "BATY.PITCH",
+        "EDGA.PITCH",
+        "EDGX.PITCH",
+        "EPRL.DOM",
+        "EQUS.MINI",
+        "IEXG.TOPS",
+        "XBOS.ITCH",
+        "XNAS.BASIC",
+        "XNAS.ITCH",
+        "XPSX.ITCH",
+    }
+)
+"""Datasets that write `BRK.B` (vendor's dataset pages, "Symbol convention"); the others (CMS) write `BRK B`."""
 
 
 class MappingFileError(ValueError):
@@ -63,13 +75,13 @@ def read_mapping(path: Path, *, required: bool) -> SymbolMapping:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise MappingFileError(path, f"{where}: {first['msg']}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise MappingFileError(path, f"it is not JSON ({exc})") from exc
     for key, entry in mapping.root.items():
         if entry.schema_ is not None and entry.schema_ not in SCHEMA_LEVELS:
             raise MappingFileError(path, f"{key}: schema {entry.schema_!r} is not one of {', '.join(SCHEMA_LEVELS)}")
         if entry.symbol == key and entry.dataset is None and entry.schema_ is None:
-            logger.warning("symbol mapping: %s maps to itself; the entry has no effect", key)
+            logger.warning("symbol mapping: %s maps to itself; remove the entry or write the vendor's symbol", key)
     return mapping
 
 
@@ -83,7 +95,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def vendor_spelling(symbol: str, dataset: str) -> str:
     """The dataset's spelling of a canonical symbol that no mapping names (`BRK-B` -> `BRK.B` or `BRK B`)."""
-    return symbol.replace("-", CLASS_SEPARATORS.get(dataset, CMS_SEPARATOR))
+    return symbol.replace("-", "." if dataset in NASDAQ_SPELLING else " ")
 
 
 def day_request(

@@ -44,14 +44,14 @@ class VendorPlan:
 
     Args:
         client: the vendor.
-        first: first ET day of the run, for one condition look-up over all its days.
-        last: last ET day of the run.
+        first: first UTC day of the run, for one condition look-up over all its days.
+        last: last UTC day of the run.
     """
 
     def __init__(self, client: DatabentoClient, first: dt.date, last: dt.date) -> None:
         self._client = client
         self._first = first
-        self._last = last + dt.timedelta(days=1)
+        self._last = last
         self._lock = threading.Lock()
         self._ranges: dict[str, dict[str, Any]] = {}
         self._conditions: dict[str, dict[dt.date, str]] = {}
@@ -124,6 +124,12 @@ class VendorPlan:
             if request.dataset not in self._ranges:
                 self._ranges[request.dataset] = self._asked_range(request.dataset)
             found = self._ranges[request.dataset]
+        start = _instant(found.get("start"))
+        if start is not None and request.end <= start:
+            raise TerminalError(
+                f"{request.label}: {request.dataset} begins at {found['start']} [ask for a later day]",
+                reason="before_dataset",
+            )
         by_schema = found.get("schema")
         mine = by_schema.get(request.schema) if isinstance(by_schema, dict) else None
         end_text = (mine if isinstance(mine, dict) else found).get("end")

@@ -187,26 +187,26 @@ def _sampled(
 def _inside(
     file: DbnFile, window_ns: tuple[int, int], expected: int, counts: BookCounts
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.void]]]:
-    """Records inside the window with their non-decreasing receive times; counts what passes."""
+    """Records inside the window with their non-decreasing receive times; counts what passes.
+
+    What lies outside has no say, so a wider file gives the same as the one the vendor would cut at the window.
+    """
     start_ns, end_ns = window_ns
-    previous_ns = -1
     seen = 0
     for chunk in file.chunks():
         seen += len(chunk)
-        raw_ns = chunk["ts_recv"].astype(np.int64)
-        raw_ns[0] = max(int(raw_ns[0]), previous_ns)
-        ts_ns = np.maximum.accumulate(raw_ns)
-        late = int(np.count_nonzero(ts_ns != chunk["ts_recv"].astype(np.int64)))
-        previous_ns = int(ts_ns[-1])
-        low, high = np.searchsorted(ts_ns, (start_ns, end_ns), side="left")
-        if low == high:
+        records, recv_ns = chunk, chunk["ts_recv"].astype(np.int64)
+        inside = (recv_ns >= start_ns) & (recv_ns < end_ns)
+        if not inside.all():
+            records, recv_ns = chunk[inside], recv_ns[inside]
+        if not len(records):
             continue
-        ts_ns, records = ts_ns[low:high], chunk[low:high]
-        counts.late_ts += late
+        before_ns = int(recv_ns[0]) if counts.last_ts_ns is None else counts.last_ts_ns
+        ts_ns = np.maximum(np.maximum.accumulate(recv_ns), before_ns)
+        counts.late_ts += int(np.count_nonzero(ts_ns != recv_ns))
         counts.events += len(records)
         counts.maybe_bad_book += int(np.count_nonzero(records["flags"] & FLAG_MAYBE_BAD_BOOK))
-        gaps_ns = np.diff(ts_ns, prepend=counts.last_ts_ns if counts.last_ts_ns is not None else ts_ns[0])
-        counts.max_gap_ns = max(counts.max_gap_ns, int(gaps_ns.max()))
+        counts.max_gap_ns = max(counts.max_gap_ns, int(np.diff(ts_ns, prepend=before_ns).max()))
         if counts.first_ts_ns is None:
             counts.first_ts_ns = int(ts_ns[0])
         counts.last_ts_ns = int(ts_ns[-1])
@@ -299,15 +299,17 @@ def _convert(levels: NDArray[np.void], side: str, prices: NDArray[np.float64], s
     prices, sizes = prices[:, :used], sizes[:, :used]
     np.divide(wire, PRICE_SCALE, out=prices)
     sizes[...] = levels[f"{side}_sz"][:, :used]
-    if prices.max() < _UNDEF_AS_DOUBLE:
+    if prices.max() < _UNDEF_AS_DOUBLE and sizes.min() > 0:
         return
-    missing = wire == UNDEF_PRICE
-    prices[missing] = 0.0
-    sizes[missing] = 0
+    wire, wire_sizes = levels[f"{side}_px"], levels[f"{side}_sz"]
+    missing = (wire == UNDEF_PRICE) | (wire_sizes == 0)
+    prices[missing[:, :used]] = 0.0
+    sizes[missing[:, :used]] = 0
     holes = (missing[:, :-1] & ~missing[:, 1:]).any(axis=1)
     if holes.any():
-        # The contract has missing levels only at the end.
+        # The contract has missing levels only at the end: levels from further back move up.
         rows = np.flatnonzero(holes)
-        order = np.argsort(missing[rows], axis=1, kind="stable")
-        prices[rows] = np.take_along_axis(prices[rows], order, axis=1)
-        sizes[rows] = np.take_along_axis(sizes[rows], order, axis=1)
+        order = np.argsort(missing[rows], axis=1, kind="stable")[:, :used]
+        absent = np.take_along_axis(missing[rows], order, axis=1)
+        prices[rows] = np.where(absent, 0.0, np.take_along_axis(wire[rows], order, axis=1) / PRICE_SCALE)
+        sizes[rows] = np.where(absent, 0, np.take_along_axis(wire_sizes[rows], order, axis=1))

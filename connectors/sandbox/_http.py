@@ -191,6 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
+    # Head and body go out in two writes: the second must not wait for the client's delayed acknowledgement (40 ms).
+    disable_nagle_algorithm = True
     server: SandboxHttpServer
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name

@@ -105,6 +105,10 @@ class RunBudget:
             self._reserved += expected_bytes
         return Reservation(self, expected_bytes)
 
+    def count(self, written_bytes: int) -> None:
+        """Count bytes that nothing was set aside for; never refuses, for they are written."""
+        self._settle(0, written_bytes)
+
     def _settle(self, expected_bytes: int, written_bytes: int) -> None:
         with self._lock:
             self._reserved -= expected_bytes

@@ -120,6 +120,7 @@ def lock_file(
     run_id: str | None = None,
     timeout_s: float | None = None,
     on_wait: Callable[[Holder | None], None] | None = None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold a lock file, with the holder's name inside; the file itself stays for ever.
 
@@ -130,12 +131,13 @@ def lock_file(
         run_id: Written into it.
         timeout_s: Seconds to wait; None waits as long as it takes, 0 tries once.
         on_wait: Called once per holder that is waited for; None when the holder has not written its name yet.
+        while_waiting: Called before every pause of the wait; may raise to give up.
 
     Raises:
         StoreBusy: Somebody held it until the time was over.
         StoreError: The lock file cannot be opened, locked or written.
     """
-    fd = _wait_for(path, timeout_s, on_wait)
+    fd = _wait_for(path, timeout_s, on_wait, while_waiting)
     try:
         with store_errors("lock", path):
             _write_holder(fd, run_id)
@@ -165,7 +167,12 @@ def read_holder(path: Path) -> Holder | None:
         return None
 
 
-def _wait_for(path: Path, timeout_s: float | None, on_wait: Callable[[Holder | None], None] | None) -> int:
+def _wait_for(
+    path: Path,
+    timeout_s: float | None,
+    on_wait: Callable[[Holder | None], None] | None,
+    while_waiting: Callable[[], None],
+) -> int:
     began = time.monotonic()
     told: list[Holder | None] = []
     while True:
@@ -181,6 +188,7 @@ def _wait_for(path: Path, timeout_s: float | None, on_wait: Callable[[Holder | N
         if on_wait is not None and holder not in told and (holder is not None or waited_s > 1.0):
             told.append(holder)
             on_wait(holder)
+        while_waiting()
         time.sleep(_POLL_S if waited_s < 1.0 else 20 * _POLL_S)
 
 

@@ -49,6 +49,7 @@ def run_lock(
     run_id: str | None = None,
     timeout_s: float | None = None,
     on_wait: Callable[[Holder | None], None] | None = None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Be the only run on a data root; freed by the kernel when the process dies.
 
@@ -59,6 +60,7 @@ def run_lock(
         run_id: Who we are, for others who wait.
         timeout_s: Seconds to wait for another run; None waits until it ends, 0 does not wait.
         on_wait: Called once when there is somebody to wait for; by default that is logged.
+        while_waiting: Called now and then during the wait; may raise to give up.
 
     Raises:
         StoreBusy: Another run held it until the time was over; says which.
@@ -66,7 +68,9 @@ def run_lock(
     """
     make_folder(root.path)
     path = root.path / RUN_LOCK_NAME
-    with lock_file(path, run_id=run_id, timeout_s=timeout_s, on_wait=on_wait or _log_wait(path)):
+    with lock_file(
+        path, run_id=run_id, timeout_s=timeout_s, on_wait=on_wait or _log_wait(path), while_waiting=while_waiting
+    ):
         yield
 
 

@@ -10,6 +10,8 @@ import hashlib
 import logging
 import os
 import re
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, Self
@@ -18,11 +20,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from connectors.store.atomic import atomic_path, fsync_folder, make_folder, publish_temp
 from connectors.store.errors import InvalidEntry, store_errors
-from connectors.store.locks import locked_file
+from connectors.store.locks import locked_file, try_lock_path, unlock
 from connectors.store.temps import new_temp_path, sweep_stale_temps
 from contracts.symbols import canonical_symbol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -33,6 +36,8 @@ _DATA_SUFFIX: Final = ".dbn.zst"
 _ENTRY_SUFFIX: Final = ".dbn.zst.json"
 _BAD_SUFFIX: Final = ".bad"
 _LOCK_NAME: Final = ".raw-cache.lock"
+_CLAIMS: Final = ".claims"
+_CLAIM_POLL_S: Final = 0.05
 _LOCK_TIMEOUT_S: Final = 60.0  # held for two renames
 _NS: Final = 10**9
 
@@ -195,6 +200,31 @@ class RawCache:
             if entry is not None and self.path_of(entry) == path and entry.vendor_symbol == key.vendor_symbol:
                 return CachedFile(path, entry)
         return None
+
+    @contextmanager
+    def claim(self, key: RawKey, while_waiting: Callable[[], None]) -> Iterator[None]:
+        """Be the only one, in all threads and processes, to bring the file of a key; freed when the process dies.
+
+        Args:
+            key: The file.
+            while_waiting: Called before every look at a claim that somebody else holds; may raise to give up.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        name = hashlib.sha256(self.path_of(key).name.encode() + key.symbol.encode() + key.dataset.encode()).hexdigest()
+        path = self.folder / _CLAIMS / f"{key.symbol}-{name[:16]}.lock"
+        make_folder(path.parent)
+        with store_errors("claim", path):
+            while (fd := try_lock_path(path)) is None:
+                while_waiting()
+                time.sleep(_CLAIM_POLL_S)
+        try:
+            yield
+        finally:
+            # Whoever waits for the file that goes notices that it is another one now.
+            path.unlink(missing_ok=True)
+            unlock(fd)
 
     def discard(self, cached: CachedFile, reason: str) -> None:
         """Take a corrupt entry out of the cache; its file is kept as `.bad` beside it, and that is logged.

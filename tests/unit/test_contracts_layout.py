@@ -4,7 +4,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import (
@@ -31,11 +31,13 @@ NAMES = st.builds(Level2Name, st.sampled_from(["snapshots", "messages", "session
 SYMBOLS = st.from_regex(r"[A-Z][A-Z0-9-]{4,14}", fullmatch=True)
 
 
+@settings(max_examples=40)
 @given(NAMES)
 def test_a_built_level2_name_parses_to_itself(name):
     assert parse_level2_name(name.filename) == name
 
 
+@settings(max_examples=40)
 @given(st.builds(BarsName, st.sampled_from(["1 hour", "1 min", "1 sec"]), SYMBOLS, DAYS))
 def test_a_built_bars_path_parses_to_itself(name):
     assert parse_bars_path(Path("/data") / name.relative_path) == name

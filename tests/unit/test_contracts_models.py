@@ -99,7 +99,7 @@ def summaries(draw):
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(LINES)
 def test_a_manifest_line_survives_json_and_fits_its_schema(line):
     text = line.to_json_line()
@@ -110,7 +110,7 @@ def test_a_manifest_line_survives_json_and_fits_its_schema(line):
     assert schema_validator("backfill_l2_manifest.v1").is_valid(json.loads(text))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(summaries())
 def test_a_summary_survives_json_and_fits_its_schema(summary):
     text = summary.to_json()

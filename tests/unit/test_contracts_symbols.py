@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import InvalidSymbol, canonical_symbol
@@ -75,6 +75,7 @@ def test_what_is_no_text_is_refused(value):
         canonical_symbol(value)
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=20) | st.from_regex(r"[A-Za-z][A-Za-z0-9./ -]{0,16}", fullmatch=True))
 def test_the_canonical_form_is_a_safe_folder_name_and_its_own_canonical_form(text):
     try:
@@ -86,6 +87,7 @@ def test_the_canonical_form_is_a_safe_folder_name_and_its_own_canonical_form(tex
     assert re.search(SYMBOL_PATTERN, symbol)
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=20) | st.from_regex(r"[A-Z][A-Z0-9-]{0,16}\n?", fullmatch=True))
 def test_the_json_schema_pattern_accepts_exactly_the_canonical_forms(text):
     try:

@@ -19,6 +19,7 @@ MANY = 40_000
 NS_LISTS = st.lists(st.integers(0, YEAR_2200 - 1), max_size=50)
 
 
+@settings(max_examples=40)
 @given(NS_LISTS)
 def test_nanoseconds_survive_the_way_to_text_and_back(values):
     ns = np.array(values, np.int64)
@@ -28,6 +29,7 @@ def test_nanoseconds_survive_the_way_to_text_and_back(values):
     assert ns_from_iso_utc(texts).tolist() == values
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
 def test_texts_are_those_of_numpy_over_all_of_int64(values):
     ns = np.array(values, np.int64)
@@ -37,6 +39,7 @@ def test_texts_are_those_of_numpy_over_all_of_int64(values):
     assert iso_utc_from_ns(ns).to_pylist() == expected
 
 
+@settings(max_examples=40)
 @given(st.lists(st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31)), min_size=1, max_size=20))  # noqa: DTZ001 - naive bounds are what hypothesis takes
 def test_whole_microseconds_equal_datetime(moments):
     moments = [moment.replace(tzinfo=UTC) for moment in moments]

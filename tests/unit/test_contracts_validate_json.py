@@ -91,7 +91,7 @@ def test_thousands_of_findings_of_one_kind_are_counted_not_listed(manifest):
     assert report.findings[-1].message.startswith("4980 more")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_no_bytes_crash_the_validator(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("fuzz")

@@ -50,13 +50,16 @@ from contracts.v1.backfill import (
     parse_summary,
 )
 from contracts.v1.level2 import SNAPSHOT_SCHEMA, BookScope, SnapshotMetadata, snapshot_schema
+from contracts.v1.level2_events import EVENTS_SCHEMA, EventsMetadata, events_schema
 from contracts.v1.quality import Quality
+from contracts.v1.symbol_mapping import SymbolMapping, SymbolMappingEntry
 from contracts.validate import Finding, Report, validate_path
 
 __version__ = _version("marketdata-contracts")
 
 __all__ = [
     "ET",
+    "EVENTS_SCHEMA",
     "SNAPSHOT_SCHEMA",
     "BackfillCounts",
     "BackfillManifestLine",
@@ -66,6 +69,7 @@ __all__ = [
     "BookScope",
     "ContractError",
     "DataRoot",
+    "EventsMetadata",
     "Finding",
     "InvalidDataRoot",
     "InvalidDocument",
@@ -79,12 +83,15 @@ __all__ = [
     "Quality",
     "Report",
     "SnapshotMetadata",
+    "SymbolMapping",
+    "SymbolMappingEntry",
     "UnknownSchemaVersion",
     "Window",
     "__version__",
     "canonical_symbol",
     "check_data_root",
     "effective_window",
+    "events_schema",
     "is_session",
     "iso_utc_from_ns",
     "level2_candidates",

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from contracts._rows import RowChecks, Rules, mask
+from contracts._rows import Mask, RowChecks, Rules, mask
 from contracts.v1.level2_events import ACTIONS, SIDES
 
 if TYPE_CHECKING:
     from contracts._findings import Collector
 
-_WORDS: Final = {"action": pa.array(ACTIONS), "side": pa.array(SIDES)}
+_WORDS: Final = {"action": ACTIONS, "side": SIDES}
 
 
 class EventRows(RowChecks):
@@ -62,11 +61,11 @@ class EventRows(RowChecks):
     def _check_texts(self, columns: dict[str, pa.Array]) -> None:
         for name, words in _WORDS.items():
             if name in columns:
-                self.note(name, name, ~mask(pc.is_in(columns[name], words)))
+                self.note(name, name, ~_is_one_of(columns[name], words))
         if "symbol" in columns and self._symbol is not None:
-            self.note("symbol", "symbol", mask(pc.not_equal(columns["symbol"], self._symbol)))
+            self.note("symbol", "symbol", ~_is_one_of(columns["symbol"], (self._symbol,)))
         if "source" in columns:
-            self.note("no-source", "source", mask(pc.equal(pc.binary_length(columns["source"]), 0)))
+            self.note("no-source", "source", np.diff(_offsets(columns["source"])) == 0)
 
     def _check_numbers(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         for name in ("price", "size"):
@@ -85,3 +84,21 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     """Return a column of 8-byte values without nulls as numpy, times as nanoseconds; a view."""
     dtype = np.float64 if column.type == pa.float64() else np.int64
     return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * 8)
+
+
+def _offsets(column: pa.Array) -> npt.NDArray[np.int32]:
+    """Return where each text of a column begins, and the end of the last one."""
+    return np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+
+
+def _is_one_of(column: pa.Array, words: tuple[str, ...]) -> Mask:
+    """Return which texts are one of these words; pyarrow.compute takes long to import and brings pandas."""
+    offsets = _offsets(column)
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    found = np.zeros(len(column), np.bool_)
+    characters = np.frombuffer(column.buffers()[2] or b"", np.uint8)
+    for word in words:
+        letters = np.frombuffer(word.encode(), np.uint8)
+        rows = np.flatnonzero((lengths == len(letters)) & ~found)
+        found[rows] = (characters[starts[rows][:, None] + np.arange(len(letters))] == letters).all(axis=1)
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
-from contracts.errors import InvalidName
+from contracts.errors import InvalidName, shown
 from contracts.layout import Level2Name
 
 if TYPE_CHECKING:
@@ -50,24 +50,27 @@ class Promises:
 
         Paths in the lines are absolute, but a root can be moved or mounted elsewhere: a file is looked up by symbol and
         name in the folders of this root, whatever the Level-2 folder is called.
+
+        Raises:
+            OSError: The root cannot be listed any more.
         """
-        subfolders = sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
+        subfolders = sorted(path for path in root.iterdir() if path.is_dir())
         folders: dict[str, list[str]] = {}
         for (symbol, day), promise in self._last.items():
             if promise is None:
                 continue
             if symbol not in folders:
-                folders[symbol] = [os.path.realpath(os.path.join(folder, symbol)) for folder in subfolders]
+                folders[symbol] = [os.path.realpath(folder / symbol) for folder in subfolders]
             places = [place for folder in folders[symbol] if (place := (folder, promise.filename)) in seen]
             says = f"{promise.status} for {symbol} {day.isoformat()}"
             if not places:
-                message = f"{says}, but there is no {symbol}/{promise.filename} in this data root"
+                message = f"{says}, but this data root has no {shown(promise.filename)} of {symbol}"
                 hint = "Bring the file back, or run the backfill of that day again."
                 findings.add("missing-file", message, hint, line=promise.line, field="path")
                 continue
             found = [rows for place in places if (rows := seen[place]) is not None]
             if promise.rows is not None and found and promise.rows not in found:
-                message = f"{says} with {promise.rows} rows, but {symbol}/{promise.filename} has {found[0]}"
+                message = f"{says} with {promise.rows} rows, but {shown(promise.filename)} has {found[0]}"
                 hint = "The file was changed after the line was written: run the backfill of that day with --force."
                 findings.add("row-count", message, hint, line=promise.line, field="rows")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from contracts._findings import Collector, Severity
+    from contracts._findings import Collector
     from contracts._promises import Promises
 
 _LONGEST_LINE: Final = 1 << 20
@@ -97,22 +97,22 @@ def check_symbol_mapping(path: Path, findings: Collector) -> int:
     Raises:
         OSError: The file cannot be read.
     """
-    document = _read(path, findings, bom="warning")
+    document = _read(path, findings, takes_bom=True)
     if document is not None:
         hint = 'Write a JSON object such as {"BRK-B": "BRK.B"}.'
         _check_document(document, symbol_mapping.SCHEMA_VERSION, hint, findings)
     return 0
 
 
-def _read(path: Path, findings: Collector, *, bom: Severity = "error") -> Any:
+def _read(path: Path, findings: Collector, *, takes_bom: bool = False) -> Any:
     """Return the JSON document of a small file; None when there is none to check."""
     with path.open("rb") as file:
         text = file.read(_LARGEST_DOCUMENT + 1)
     if len(text) > _LARGEST_DOCUMENT:
         findings.add("too-large", "larger than 256 MB", "Check what wrote it; such a document is small.")
         return None
-    if text.startswith(_BOM):
-        findings.add("bom", "it starts with a byte order mark", _HINTS["bom"], severity=bom)
+    if takes_bom and text.startswith(_BOM):
+        findings.add("bom", "it starts with a byte order mark", _HINTS["bom"], severity="warning")
         text = text.removeprefix(_BOM)
     try:
         document = loads(text)

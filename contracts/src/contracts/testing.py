@@ -15,6 +15,7 @@ from contracts.sessions import parse_window
 from contracts.timestamps import iso_utc_from_ns
 from contracts.v1.backfill import BackfillCounts, BackfillManifestLine, BackfillSummary
 from contracts.v1.level2 import DEFAULT_LEVELS, BookScope, SnapshotMetadata, snapshot_schema
+from contracts.v1.level2_events import EventsMetadata, events_schema
 from contracts.v1.quality import Quality
 
 if TYPE_CHECKING:
@@ -60,8 +61,33 @@ def sample_snapshots(metadata: SnapshotMetadata) -> pa.Table:
     return pa.table(columns, schema=snapshot_schema(metadata))
 
 
+def sample_events_metadata(symbol: str = SAMPLE_SYMBOL, day: date = SAMPLE_DAY) -> EventsMetadata:
+    """Return the footer metadata of the sample events file."""
+    return EventsMetadata(
+        symbol=symbol, source="databento", session_date=day, window_et=_WINDOW, producer=sample_metadata().producer
+    )
+
+
+def sample_events(metadata: EventsMetadata) -> pa.Table:
+    """Return one event per second of the metadata's window, the first of them a clear, which has no price."""
+    start, end = parse_window(metadata.window_et).bounds_ns(metadata.session_date)
+    recv_ns = np.arange(start, end, 1_000_000_000, dtype=np.int64)
+    rows = len(recv_ns)
+    # Events happen at the venue a little before they are received.
+    event_ns = recv_ns - 150_000
+    price = 230 + np.arange(rows) % 7 / 100
+    size = 100.0 * (1 + np.arange(rows) % 3)
+    actions = ["R", *(("A", "M", "C", "T")[n % 4] for n in range(rows - 1))]
+    sides = ["N", *(("B", "A")[n % 2] for n in range(rows - 1))]
+    price[0] = size[0] = 0.0
+    columns = [event_ns, actions, sides, price, size, np.arange(rows) % 10]
+    columns += [["XNAS"] * rows, [metadata.symbol] * rows, [metadata.source] * rows, event_ns, recv_ns]
+    schema = events_schema(metadata)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+
+
 def write_sample_root(path: Path) -> DataRoot:
-    """Write one snapshots file, the manifest and the summary of a run with one written and one empty task.
+    """Write a snapshots and an events file, the manifest and the summary of a run with one written and one empty task.
 
     Args:
         path: The data root, made if it is not there.
@@ -78,6 +104,8 @@ def write_sample_root(path: Path) -> DataRoot:
     target = root.snapshots_path(metadata.symbol, metadata.session_date)
     target.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(snapshots, target, compression="zstd", use_dictionary=False)
+    events = root.events_path(metadata.symbol, metadata.session_date)
+    pq.write_table(sample_events(sample_events_metadata()), events, compression="zstd")
     lines = sample_manifest_lines(target, snapshots)
     root.backfill_manifest.write_text("".join(line.to_json_line() for line in lines), encoding="utf-8", newline="\n")
     root.backfill_summary.write_text(sample_summary().to_json() + "\n", encoding="utf-8", newline="\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -78,26 +79,19 @@ class _Walk:
                 known = ", ".join((_MANIFEST, *_DOCUMENTS, "YYYY-MM-DD_snapshots_SOURCE.parquet"))
                 collector.add("unknown-kind", "not a file this version can check", f"It checks {known}.")
             return
-        try:
+        with _closing(collector):
             if not stat.S_ISREG(path.stat().st_mode):
                 collector.add("not-a-file", "not a regular file", "Remove it from the data root.")
                 return
             self.report.files += 1
             self.report.rows += self._check_kind(path, name, collector)
-        except OSError as error:
-            # Also a file that vanishes between the listing and the look.
-            collector.add(
-                "unreadable", f"cannot be read: {error.strerror or error}", "Check that it exists and may be read."
-            )
-        finally:
-            collector.close()
 
     def check_promises(self) -> None:
         """Hold the manifests against the files that were seen."""
         for manifest, promises in self._promises.items():
             collector = Collector(manifest, self.report)
-            promises.check(manifest.parent, self._rows, collector)
-            collector.close()
+            with _closing(collector):
+                promises.check(manifest.parent, self._rows, collector)
 
     def _check_kind(self, path: Path, name: Level2Name | None, collector: Collector) -> int:
         if path.name == _MANIFEST:
@@ -108,6 +102,19 @@ class _Walk:
         self._rows[place] = None
         self._rows[place] = check_level2_file(path, name, collector, full=self._full)
         return self._rows[place] or 0
+
+
+@contextmanager
+def _closing(collector: Collector) -> Iterator[None]:
+    """Close a collector; what cannot be read, also because it vanished since it was listed, is a finding of it."""
+    try:
+        yield
+    except OSError as error:
+        collector.add(
+            "unreadable", f"cannot be read: {error.strerror or error}", "Check that it exists and may be read."
+        )
+    finally:
+        collector.close()
 
 
 def _level2_name(path: Path) -> Level2Name | None:
