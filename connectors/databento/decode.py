@@ -8,9 +8,11 @@ is a whole pass over a finished download. What the records become lies in `shape
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from connectors.databento.errors import UnresolvedSymbol, VerificationFailed, Wr
 from connectors.databento.request import SCHEMA_LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -37,6 +39,9 @@ MBP_RTYPES = {"mbp-10": 10, "mbp-1": 1}
 
 CHUNK_RECORDS = 8_192
 """Records per read: 3 MB of MBP-10, which stays in a large cache."""
+
+AHEAD_CHUNKS = 4
+"""So many times larger are the reads of another thread: smaller ones spend their time changing threads."""
 
 MOST_METADATA_BYTES = 1 << 26
 """No metadata are longer: a damaged length must not be allocated. One symbol's take a few hundred bytes."""
@@ -143,41 +148,41 @@ class DbnFile:
         )
         self.dtype = record_dtype(schema)
 
-    def chunks(self) -> Iterator[NDArray[np.void]]:
-        """Every record of the file, in chunks of at most `CHUNK_RECORDS`; a thread reads one chunk ahead.
+    def chunks(self, *, ahead: bool = False) -> Iterator[NDArray[np.void]]:
+        """Every record of the file, in chunks.
+
+        Args:
+            ahead: decompress the next chunk in another thread, which needs no interpreter, while this one is used. It
+                pays when little is done with each record; with much to do, threads only get in each other's way.
 
         Yields:
-            Structured arrays of `record_dtype`. They share two buffers: a chunk is gone when the next is asked for.
+            Structured arrays of `record_dtype`. Two buffers take turns: a chunk is gone when the next is asked for.
 
         Raises:
             VerificationFailed: on corrupt bytes, an incomplete last record, foreign records or unmapped instrument ids.
         """
-        buffers = deque(bytearray(self.dtype.itemsize * CHUNK_RECORDS) for _ in range(2))
+        size = self.dtype.itemsize * CHUNK_RECORDS * (AHEAD_CHUNKS if ahead else 1)
+        buffers = cycle([memoryview(bytearray(size)) for _ in range(2 if ahead else 1)])
         seen: set[tuple[int, int]] = set()
-        with self.path.open("rb") as raw, ThreadPoolExecutor(1, "dbn-reader") as ahead:
+        with self.path.open("rb") as raw, ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, "dbn")) if ahead else None
             reader = _decompressed(raw)
             try:
                 self._header(reader)
-                # Decompression holds no lock of the interpreter, so it runs beside whatever the caller does.
-                reading = ahead.submit(_fill, reader, memoryview(buffers[0]))
-                more = True
-                while more:
-                    filled = reading.result()
-                    current = buffers[0]
-                    buffers.rotate()
-                    more = filled == len(current)
-                    if more:
-                        reading = ahead.submit(_fill, reader, memoryview(buffers[0]))
-                    whole, left = divmod(filled, self.dtype.itemsize)
+                view = next(buffers)
+                filled = _filling(pool, reader, view)
+                while count := filled():
+                    current, view = view, next(buffers)
+                    filled = _filling(pool, reader, view) if count == size else int
+                    whole, left = divmod(count, self.dtype.itemsize)
                     if left:
                         raise VerificationFailed(
                             f"{self.name}: {left} bytes are left over after the last whole record",
                             reason="stream_cut",
                         )
-                    if whole:
-                        chunk = np.frombuffer(current, self.dtype, whole)
-                        self._check(chunk, seen)
-                        yield chunk
+                    chunk = np.frombuffer(current, self.dtype, count=whole)
+                    self._check(chunk, seen)
+                    yield chunk
             except zstandard.ZstdError as exc:
                 raise VerificationFailed(f"{self.name}: corrupt bytes: {exc}", reason="corrupt") from exc
 
@@ -243,7 +248,7 @@ def verify(path: Path, request: DayRequest, *, expected_records: int) -> FileFac
         )
     sanity = RecordCheck(request)
     records = 0
-    for chunk in file.chunks():
+    for chunk in file.chunks(ahead=True):
         sanity.check(chunk)
         records += len(chunk)
     if records != expected_records:
@@ -275,6 +280,11 @@ def _decompressed(raw: BufferedReader) -> Reader:
     compressed = raw.read(4) == zstandard.FRAME_HEADER
     raw.seek(0)
     return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) if compressed else raw
+
+
+def _filling(pool: ThreadPoolExecutor | None, reader: Reader, view: memoryview) -> Callable[[], int]:
+    """Fill the view in another thread from now on, or here when the result is asked for; what is called then."""
+    return partial(_fill, reader, view) if pool is None else pool.submit(_fill, reader, view).result
 
 
 def _fill(reader: Reader, view: memoryview) -> int:

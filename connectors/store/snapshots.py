@@ -6,6 +6,7 @@ The Arrow schema and its metadata come from `contracts`; how rows are made is th
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -120,10 +121,16 @@ def prepared(target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch])
                 return
             rows = 0
             temp = publishing.enter_context(atomic_path(target))
-            with pq.ParquetWriter(temp, schema, **_WRITER_OPTIONS) as writer:
+            # One row group is encoded in the other thread, which needs no interpreter, while the next one is made.
+            with pq.ParquetWriter(temp, schema, **_WRITER_OPTIONS) as writer, ThreadPoolExecutor(1, "parquet") as pool:
+                writing: Future[None] | None = None
                 for group in chain([first], groups):
-                    writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+                    if writing is not None:
+                        writing.result()
+                    writing = pool.submit(writer.write_table, group, row_group_size=ROW_GROUP_ROWS)
                     rows += group.num_rows
+                if writing is not None:
+                    writing.result()
             yield Published(target, rows, temp.stat().st_size)
     except _ProducerError as carrier:
         raise carrier.error from carrier.error.__cause__

@@ -156,8 +156,9 @@ def test_a_missing_file_stays_a_missing_file(tmp_path):
         DbnFile(tmp_path / "absent.dbn.zst")
 
 
-def test_a_cut_anywhere_is_refused_or_seen_in_the_count(dbn, tmp_path):
+def test_a_cut_anywhere_is_refused_or_seen_in_the_count(dbn, tmp_path, monkeypatch):
     """No prefix of a file passes for the whole one."""
+    monkeypatch.setattr(decode, "CHUNK_RECORDS", 2)
     written = dbn.records(dbn.open_ns + np.arange(3))
     raw = dbn.metadata(written) + written.tobytes()
     path = tmp_path / "cut.dbn"
