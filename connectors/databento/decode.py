@@ -98,7 +98,7 @@ class FileFacts:
         schema: vendor schema of its records.
         version: DBN version.
         not_found: symbols that did not resolve on any day.
-        instrument_ids: ids per UTC day number (days since 1970-01-01) that the mappings allow.
+        mapped: (first day, first day no longer, instrument id) of every symbol mapping; UTC days since 1970-01-01.
         limit: record limit of the query, None without one.
     """
 
@@ -106,8 +106,12 @@ class FileFacts:
     schema: str
     version: int
     not_found: tuple[str, ...]
-    instrument_ids: dict[int, frozenset[int]]
+    mapped: tuple[tuple[int, int, int], ...]
     limit: int | None
+
+    def maps(self, day: int, instrument_id: int) -> bool:
+        """Whether a symbol mapping allows the id on a UTC day, in days since 1970-01-01."""
+        return any(first <= day < end and found == instrument_id for first, end, found in self.mapped)
 
 
 class DbnFile:
@@ -143,7 +147,7 @@ class DbnFile:
             schema=schema,
             version=metadata.version,
             not_found=tuple(metadata.not_found),
-            instrument_ids=_ids_by_day(metadata),
+            mapped=_mapped(metadata),
             limit=metadata.limit,
         )
         self.dtype = record_dtype(schema)
@@ -216,7 +220,7 @@ class DbnFile:
             days = recv_ns // _NS_PER_DAY
             pairs = set(zip(days.tolist(), chunk["instrument_id"].tolist(), strict=True))
         for day, instrument_id in pairs - seen:
-            if instrument_id not in self.facts.instrument_ids.get(day, frozenset()):
+            if not self.facts.maps(day, instrument_id):
                 raise WrongContent(
                     f"{self.name}: instrument id {instrument_id} on UTC day number {day} since 1970 "
                     "is not in the file's symbol mappings",
@@ -259,20 +263,15 @@ def verify(path: Path, request: DayRequest, *, expected_records: int) -> FileFac
     return facts
 
 
-def _ids_by_day(metadata: Metadata) -> dict[int, frozenset[int]]:
-    """Instrument ids the mappings allow, per UTC day number."""
+def _mapped(metadata: Metadata) -> tuple[tuple[int, int, int], ...]:
     epoch = dt.date(1970, 1, 1)
-    ids: dict[int, set[int]] = {}
-    for intervals in metadata.mappings.values():
-        for interval in intervals:
-            if not str(interval["symbol"]).isdigit():
-                continue
-            first = (interval["start_date"] - epoch).days
-            # An interval may be open-ended; a file never spans more than a few days.
-            last = min((interval["end_date"] - epoch).days, first + 4_000)
-            for day in range(first, max(last, first + 1)):
-                ids.setdefault(day, set()).add(int(interval["symbol"]))
-    return {day: frozenset(found) for day, found in ids.items()}
+    return tuple(
+        (first, max((interval["end_date"] - epoch).days, first + 1), int(interval["symbol"]))
+        for intervals in metadata.mappings.values()
+        for interval in intervals
+        if str(interval["symbol"]).isdigit()
+        for first in [(interval["start_date"] - epoch).days]
+    )
 
 
 def _decompressed(raw: BufferedReader) -> Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -125,12 +126,25 @@ def test_a_file_without_records_has_no_chunks(dbn, tmp_path):
     assert list(DbnFile(path).chunks()) == []
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("chunk_records", [1, 7, RECORDS - 1, RECORDS, RECORDS + 1])
-def test_no_record_is_lost_or_doubled_at_the_edge_of_a_chunk(dbn, tmp_path, monkeypatch, records, chunk_records):
+def test_no_record_is_lost_or_doubled_at_the_edge_of_a_chunk(dbn, tmp_path, monkeypatch, records, chunk_records, ahead):
     monkeypatch.setattr(decode, "CHUNK_RECORDS", chunk_records)
+    monkeypatch.setattr(decode, "AHEAD_CHUNKS", 1)
     path = dbn.write(tmp_path / "day.dbn.zst", records)
-    assert max(len(chunk) for chunk in DbnFile(path).chunks()) <= chunk_records
-    assert read(path).tobytes() == records.tobytes()
+    chunks = [chunk.copy() for chunk in DbnFile(path).chunks(ahead=ahead)]
+    assert max(len(chunk) for chunk in chunks) <= chunk_records
+    assert np.concatenate(chunks).tobytes() == records.tobytes()
+
+
+def test_a_reader_that_is_left_alone_ends_its_thread(dbn, tmp_path, monkeypatch, records):
+    monkeypatch.setattr(decode, "CHUNK_RECORDS", 8)
+    before = threading.active_count()
+    chunks = DbnFile(dbn.write(tmp_path / "day.dbn.zst", records)).chunks(ahead=True)
+    next(chunks)
+    assert threading.active_count() == before + 1
+    chunks.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(
@@ -263,7 +277,7 @@ def test_a_session_over_utc_midnight_has_two_instrument_ids(dbn, tmp_path):
     next_day = dbn.day + dt.timedelta(days=1)
     intervals = [(dbn.day, next_day, 11), (next_day, next_day + dt.timedelta(days=1), 22)]
     path = dbn.write(tmp_path / "evening.dbn.zst", made, intervals=intervals)
-    assert DbnFile(path).facts.instrument_ids == {20336: {11}, 20337: {22}}
+    assert DbnFile(path).facts.mapped == ((20336, 20337, 11), (20337, 20338, 22))
     assert read(path).tobytes() == made.tobytes()
 
 
