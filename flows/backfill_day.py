@@ -44,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 MARKET_CLOSED = "market closed"
 NO_RECORDS = "no records"
-PLACEHOLDER_KEY = "YOUR_API_KEY"
-"""What the vendor's documentation writes for a key; its client refuses it."""
-
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
