@@ -18,7 +18,6 @@ from connectors.databento.client import Stopped
 from connectors.databento.errors import TerminalError, VendorError, VerificationFailed
 from connectors.databento.fetch import RawDay, fetch_day
 from connectors.databento.shape import BookCounts, event_batches, snapshot_batches
-from connectors.store.atomic import make_folder
 from connectors.store.errors import StorageGuardHit, StoreError, from_os_error
 from connectors.store.snapshots import ExistingSnapshots, Published, existing, holds_rows, prepared
 from contracts.errors import ContractError, InvalidWindow
@@ -286,12 +285,13 @@ def _written(context: BackfillContext, task: DayTask, raw: RawDay) -> DayOutcome
 
 
 def _check_writable(folder: Path) -> None:
-    make_folder(folder)
-    if not os.access(folder, os.W_OK):
+    """Refuse a place that cannot be written; nothing is made, for a symbol without data shall leave no folder."""
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise StoreError(
-            f"cannot write to {folder}: the disk is read-only or this user may not; change that, or configure another "
-            "data root.",
-            path=folder,
+            f"cannot write to {place}: it is no folder, the disk is read-only or this user may not; change that, or "
+            "configure another data root.",
+            path=place,
             errno=errno.EACCES,
         )
 

@@ -253,3 +253,10 @@ def test_one_broken_day_does_not_take_the_others_with_it(place):
         ("ERROR", "storage"),
         ("WRITE", None),
     ]
+
+
+def test_a_symbol_without_data_leaves_no_folder(place):
+    """Readers list symbols by their folders."""
+    place.backfill("NOSUCH", "AAPL")
+    assert [line.status for line in place.lines] == ["ERROR", "WRITE"]
+    assert not place.snapshots("NOSUCH").parent.exists()
