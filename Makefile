@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`; both make .venv by themselves.
-.PHONY: help setup demo test test-slow check format bench schemas docs clean
+.PHONY: help setup demo test test-slow check wheel format bench schemas docs clean
 .DEFAULT_GOAL := help
 
 # The first Python that is new and old enough; set PYTHON to choose another.
@@ -35,7 +35,11 @@ check: $(STAMP) ## Lint, format, types, import rules, schema and document drift
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/schemas.py --check
+	$(BIN)/python tools/compatibility.py
 	$(BIN)/python tools/environment_docs.py --check
+
+wheel: $(STAMP) ## The contracts wheel alone in an empty environment; WHEEL_DATA=ROOT tries it on a data root
+	$(BIN)/python tools/wheel_check.py $(if $(WHEEL_DATA),--data "$(WHEEL_DATA)")
 
 format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -43,6 +47,10 @@ format: $(STAMP) ## Format and fix what can be fixed
 
 bench: $(STAMP) ## Speed and memory, side by side with the alternatives
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/validate.py
+	$(BIN)/python benchmarks/reader.py
+	$(BIN)/python benchmarks/replay.py
 
 schemas: $(STAMP) ## Generate the JSON Schemas from the models
 	$(BIN)/python tools/schemas.py

@@ -62,7 +62,7 @@ class ExistingSnapshots:
     Attributes:
         path: Where.
         rows: How many rows its footer says, at least one.
-        metadata: What its footer says about it, None when it says nothing or not all (old and foreign writers).
+        metadata: What its footer says about it, None when it says nothing (old and foreign writers).
     """
 
     path: Path
@@ -160,7 +160,8 @@ def existing(path: Path) -> ExistingSnapshots | None:
 
     Returns:
         The file, or None when there is none that can be read as one: absent, empty, torn, without rows, with other
-        columns or types than `SNAPSHOT_SCHEMA`, or with footer metadata of an unknown version.
+        columns or types than `SNAPSHOT_SCHEMA`, or with footer metadata of an unknown version or of ours but broken:
+        what readers refuse is not there.
 
     Raises:
         StoreError: There is something that cannot be opened (a folder, no permission, a disk error): it must not be
@@ -172,7 +173,7 @@ def existing(path: Path) -> ExistingSnapshots | None:
         return None
     except _UnusableError as error:
         reason = str(error)
-    except (pa.ArrowException, UnknownSchemaVersion) as error:
+    except (pa.ArrowException, InvalidDocument, UnknownSchemaVersion) as error:
         reason = str(error)
     except OSError as error:
         # pyarrow reports some broken footers as OSError; those have no errno.
@@ -191,13 +192,7 @@ def _read_footer(path: Path) -> ExistingSnapshots:
         raise _UnusableError("it has no rows")
     if not schema.equals(SNAPSHOT_SCHEMA, check_metadata=False):
         raise _UnusableError("its columns are not those of a snapshots file")
-    try:
-        metadata = SnapshotMetadata.from_footer(schema.metadata or {})
-    except InvalidDocument as error:
-        # Readers must not need the metadata: the rows are there all the same.
-        _log.warning("%s: its footer is ignored: %s", path, error)
-        metadata = None
-    return ExistingSnapshots(path, rows, metadata)
+    return ExistingSnapshots(path, rows, SnapshotMetadata.from_footer(schema.metadata))
 
 
 def _row_groups(target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -2,8 +2,9 @@
 
 `corpora/<schema_version>/` holds one document per file, named by what must become of it:
 `valid-*` accepted by all; `invalid-*` refused by all; `beyond-schema-*` refused by the model and the file validator,
-accepted by the JSON Schema, which cannot say the rule; `old-*` documents of the system before, refused by the model
-and the schema, read (with a warning of the validator) by the reader.
+accepted by the JSON Schema, which cannot say the rule; `beyond-model-*` refused by the file validator only, which knows
+the file's name, or holds parts of a document against each other; `old-*` documents of the system before, refused by the
+model and the schema, read (with a warning of the validator) by the reader.
 """
 
 import json
@@ -13,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
+from contracts.dispatch import READERS
 from contracts.errors import ContractError
 from contracts.schemas import MODELS, load_schema, schema_validator
 from contracts.testing import sample_events, sample_events_metadata, sample_metadata, sample_snapshots
-from contracts.v1.backfill import parse_manifest_line
 from contracts.validate import validate_path
 
 CORPORA = Path(__file__).parent / "corpora"
@@ -26,11 +27,24 @@ FOOTERS = {
     "level2_snapshot.v1": ("snapshots", sample_snapshots(sample_metadata("BRK-B")).slice(0, 1)),
     "level2_events.v1": ("events", sample_events(sample_events_metadata("BRK-B")).slice(0, 1)),
 }
-DOCUMENTS = {"backfill_l2_summary.v1": "backfill_l2_summary.json", "symbol_mapping.v1": "symbol_mapping.json"}
+DOCUMENTS = {
+    "backfill_l2_summary.v1": "backfill_l2_summary.json",
+    "bars_coverage.v1": "bars_coverage_manifest.json",
+    "level2_messages.v1": "level2/BRK-B/2025-09-04_messages_093000.json",
+    "level2_session_stats.v1": "level2/BRK-B/session_stats_20250904_093000.json",
+    "symbol_mapping.v1": "symbol_mapping.json",
+}
+LINES = {
+    "backfill_l2_manifest.v1": "backfill_l2_manifest.jsonl",
+    "bars_manifest.v1": "bars_download_manifest.jsonl",
+    "l2_gap.v1": "l2_gaps.jsonl",
+    "l2_quality.v1": "backfill_l2_manifest.jsonl",
+}
+KINDS = ("valid", "invalid", "beyond-schema", "beyond-model", "old")
 
 
 def kind_of(path):
-    return next(kind for kind in ("valid", "invalid", "beyond-schema", "old") if path.name.startswith(f"{kind}-"))
+    return next(kind for kind in KINDS if path.name.startswith(f"{kind}-"))
 
 
 def model_accepts(version, document):
@@ -45,6 +59,7 @@ def write_artifact(version, document, folder):
     """Write the artifact that carries a document and return its path."""
     if version in DOCUMENTS:
         path = folder / DOCUMENTS[version]
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document))
     elif version in FOOTERS:
         kind, table = FOOTERS[version]
@@ -54,7 +69,7 @@ def write_artifact(version, document, folder):
         pq.write_table(table.replace_schema_metadata(texts), path)
     else:
         line = {"symbol": "AAPL", "date": "2025-09-04", "status": "WRITE", "quality": document}
-        path = folder / "backfill_l2_manifest.jsonl"
+        path = folder / LINES[version]
         path.write_text(json.dumps(line if version == "l2_quality.v1" else document) + "\n")
     return path
 
@@ -69,6 +84,7 @@ def test_model_schema_and_file_validator_agree_on_each_document(path, tmp_path):
         "valid": (True, True, True),
         "invalid": (False, False, False),
         "beyond-schema": (False, True, False),
+        "beyond-model": (True, True, False),
         "old": (False, False, True),
     }
     assert judged == expected[kind], report.findings
@@ -84,12 +100,15 @@ def test_valid_documents_survive_a_round_trip_through_the_model(path):
 
 
 @pytest.mark.parametrize("path", [path for path in CASES if kind_of(path) == "old"], ids=lambda path: path.stem)
-def test_old_words_are_read_as_new_ones_and_warned_about(path, tmp_path):
-    document = json.loads(path.read_text())
-    line = parse_manifest_line(json.dumps(document))
-    assert line.status == {"WRITTEN": "WRITE", "SKIPPED": "SKIP"}[document["status"]]
-    report = validate_path(write_artifact(path.parent.name, document, tmp_path))
-    assert [finding.rule for finding in report.warnings] == ["old-word"]
+def test_old_documents_are_read_as_new_ones_and_warned_about(path, tmp_path):
+    version = path.parent.name
+    read = READERS[version](path.read_bytes())
+    # What was read can be written again, as today's documents are.
+    assert schema_validator(version).is_valid(json.loads(read.to_json()))
+    assert MODELS[version].from_json(read.to_json()) == read
+    report = validate_path(write_artifact(version, json.loads(path.read_text()), tmp_path))
+    assert report.ok
+    assert {finding.rule.partition("-")[0] for finding in report.warnings} == {"old"}
 
 
 @pytest.mark.parametrize("version", MODELS)
@@ -97,6 +116,12 @@ def test_every_schema_has_a_valid_and_an_invalid_corpus(version):
     kinds = [kind_of(path) for path in CASES if path.parent.name == version]
     assert kinds.count("valid") >= 5
     assert kinds.count("invalid") >= 10
+
+
+def test_no_corpus_lies_about_unused():
+    assert {path.name for path in CORPORA.iterdir()} == set(MODELS)
+    assert {path for path in CORPORA.rglob("*") if path.is_file()} == set(CASES)
+    assert all(path.read_bytes().endswith(b"\n") for path in CASES)
 
 
 @pytest.mark.parametrize("version", MODELS)

@@ -292,9 +292,14 @@ def test_a_damaged_footer_is_refused_by_field(key, value):
     assert caught.value.field == key.decode()
 
 
-def test_a_footer_with_only_some_of_the_keys_is_refused():
+def test_a_footer_of_ours_with_only_some_of_the_keys_is_refused():
     with pytest.raises(InvalidDocument, match="Field required"):
-        SnapshotMetadata.from_footer({b"symbol": b"AAPL"})
+        SnapshotMetadata.from_footer({b"symbol": b"AAPL", b"schema_version": b"level2_snapshot.v1"})
+
+
+def test_keys_that_others_write_too_are_no_metadata_of_ours():
+    """Old and foreign writers leave a symbol or a source in the footer; their files are read as those without."""
+    assert SnapshotMetadata.from_footer({b"symbol": b"AAPL", b"source": b"another vendor"}) is None
 
 
 def test_a_footer_of_another_version_is_refused():

@@ -1,79 +1,46 @@
 """The package as others meet it: public names, a light import, the changelog and the tour in the README."""
 
+import ast
 import importlib.metadata
+import importlib.util
+import inspect
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import contracts
 from contracts import errors
 from contracts.cli import main
 
 PACKAGE = Path(__file__).parents[2] / "contracts"
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TOUR = Path(__file__).parents[2] / "tools" / "readme_tour.py"
+PUBLIC = """
+BAR_SCHEMA BackfillCounts BackfillManifestLine BackfillStatus BackfillSummary BarsAvailability BarsCoverage BarsDay
+BarsManifestLine BarsName Book BookMatrices BookScope ContractError CoverageDay CoverageEntry CoverageIndex
+CoverageReport CoverageResult CoverageTotal Cursor DataRoot DayCoverage DepthMessage DepthMessages ET EVENTS_SCHEMA
+EventsMetadata Finding Followed Gap GapCause Hole InvalidBarsFile InvalidDataRoot InvalidDocument InvalidName
+InvalidSnapshotFile InvalidSymbol InvalidWindow Level2Coverage Level2Name MarketData MixedData NotASession
+NotAvailable OutsideCalendar Part Quality READERS Replayer Report SNAPSHOT_SCHEMA SessionStats Skipped SkippedLine
+SnapshotMetadata SnapshotsFile SourceDay SymbolMapping SymbolMappingEntry UnknownSchemaVersion Window __version__
+bars_availability build_coverage canonical_symbol check_data_root coverage_from_lines effective_window events_schema
+fingerprint follow_backfill follow_bars follow_gaps is_session iso_utc_from_ns level2_candidates level2_coverage
+load_coverage named_session ns_from_iso_utc ns_from_text parse_bars_coverage parse_bars_manifest_line parse_bars_path
+parse_document parse_gap_line parse_level2_name parse_manifest_line parse_summary parse_window replay replay_batches
+resolve_data_root session_close_et sessions_between snapshot_schema today_et validate_path
+"""
 
 
 def test_public_names_are_exactly_these():
-    assert set(contracts.__all__) == {
-        "BackfillCounts",
-        "BackfillManifestLine",
-        "BackfillStatus",
-        "BackfillSummary",
-        "BarsName",
-        "BookScope",
-        "ContractError",
-        "DataRoot",
-        "ET",
-        "EVENTS_SCHEMA",
-        "EventsMetadata",
-        "Finding",
-        "InvalidDataRoot",
-        "InvalidDocument",
-        "InvalidName",
-        "InvalidSnapshotFile",
-        "InvalidSymbol",
-        "InvalidWindow",
-        "Level2Name",
-        "NotASession",
-        "OutsideCalendar",
-        "Quality",
-        "Report",
-        "SNAPSHOT_SCHEMA",
-        "SnapshotMetadata",
-        "SymbolMapping",
-        "SymbolMappingEntry",
-        "UnknownSchemaVersion",
-        "Window",
-        "__version__",
-        "canonical_symbol",
-        "check_data_root",
-        "effective_window",
-        "events_schema",
-        "is_session",
-        "iso_utc_from_ns",
-        "level2_candidates",
-        "named_session",
-        "ns_from_iso_utc",
-        "parse_bars_path",
-        "parse_level2_name",
-        "parse_manifest_line",
-        "parse_summary",
-        "parse_window",
-        "resolve_data_root",
-        "session_close_et",
-        "sessions_between",
-        "snapshot_schema",
-        "today_et",
-        "validate_path",
-    }
+    assert sorted(contracts.__all__) == PUBLIC.split()
 
 
 def test_every_public_name_exists_and_documents_itself():
     for name in contracts.__all__:
         value = getattr(contracts, name)
-        if callable(value) and name != "BackfillStatus":
+        if isinstance(value, type) or inspect.isfunction(value):
             assert value.__doc__, name
 
 
@@ -95,8 +62,9 @@ def test_importing_contracts_is_light_and_imports_nothing_of_the_producer():
 
 
 def test_contracts_reads_no_environment():
-    sources = "".join(path.read_text() for path in (PACKAGE / "src").rglob("*.py"))
-    assert "environ" not in sources.replace("environment", "")
+    for path in (PACKAGE / "src").rglob("*.py"):
+        names = {getattr(node, "attr", getattr(node, "id", None)) for node in ast.walk(ast.parse(path.read_bytes()))}
+        assert not names & {"environ", "environb", "getenv"}, path
 
 
 def test_the_version_is_that_of_the_distribution_and_of_the_changelogs_top_entry():
@@ -110,20 +78,29 @@ def test_types_are_published():
     assert (PACKAGE / "src" / "contracts" / "py.typed").exists()
 
 
-def test_the_tour_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def tour():
+    spec = importlib.util.spec_from_file_location("readme_tour", TOUR)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tour_in_the_readme_runs_as_it_stands(tour, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = BLOCK.findall((PACKAGE / "README.md").read_text(encoding="utf-8"))
-    assert len(blocks) >= 5
-    names = {}
-    for language, text in blocks:
-        if language == "python":
-            exec(compile(text, "contracts/README.md", "exec"), names)  # noqa: S102 - the README is ours
-            continue
-        shown = ""
-        for line in text.splitlines():
-            if line.startswith("$ "):
-                command = shlex.split(line.removeprefix("$ "))
-                assert command[0] == "marketdata-contracts"
-                assert main(command[1:]) == 0
-                shown += f"{line}\n{capsys.readouterr().out}"
-        assert shown == text
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    assert tour.run_tour(text, "README.md", {"marketdata-contracts": main}) >= 10
+
+
+@pytest.mark.parametrize(
+    "text", ["```console\n$ marketdata-contracts --version\nanother text\n```\n", "```python\nassert 1 == 2\n```\n"]
+)
+def test_a_tour_that_shows_something_else_is_noticed(tour, text):
+    with pytest.raises((tour.TourError, AssertionError)):
+        tour.run_tour(text, "README.md", {"marketdata-contracts": lambda _: 0})
+
+
+def test_how_to_pin_names_the_version_of_the_package():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    assert f"marketdata_contracts-{contracts.__version__}-py3-none-any.whl" in text
+    assert f"@contracts-v{contracts.__version__}#subdirectory=contracts" in text

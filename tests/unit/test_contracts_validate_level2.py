@@ -41,7 +41,7 @@ def found(path, **options):
 
 
 def test_a_sound_root_has_no_findings(tmp_path):
-    root = write_sample_root(tmp_path)
+    root = write_sample_root(tmp_path, live=False, bars=False)
     report = validate_path(root.path)
     assert (report.findings, report.files, report.rows) == ([], 4, 662)
     assert report.ok
@@ -126,6 +126,54 @@ def test_times_that_run_backwards_are_found_across_row_groups_and_batches(path):
     assert [(finding.rule, finding.row) for finding in report.findings] == [("timestamp-order", 100)]
     assert "3 rows" in report.findings[0].message
     assert report.rows == rows
+
+
+def many_rows(path, ns, levels, metadata=None, row_group_size=None):
+    """Write a book of so many levels at each of these times."""
+    lists = [pa.array([[100.0 - n for n in range(levels)]]), pa.array([[1] * levels])]
+    lists += [pa.array([[101.0 + n for n in range(levels)]]), lists[1]]
+    repeated = [pa.concat_arrays([one] * 1000) for one in lists]
+    columns = [iso_utc_from_ns(ns), *(pa.chunked_array([one] * (len(ns) // 1000)) for one in repeated)]
+    table = pa.table(columns, schema=SNAPSHOT_SCHEMA)
+    if metadata is not None:
+        table = table.replace_schema_metadata(metadata.to_footer())
+    return table if row_group_size is None else pq.write_table(table, path, row_group_size=row_group_size)
+
+
+def test_a_large_file_is_checked_in_parts_and_faults_where_they_meet_are_found(path):
+    rows, group = 400_000, 50_000
+    metadata = sample_metadata().model_copy(update={"interval_ms": 1, "window_et": "08:30-11:00", "levels": 1})
+    start, _ = parse_window(metadata.window_et).bounds_ns(metadata.session_date)
+    sound = start + np.arange(rows, dtype=np.int64) * 1_000_000
+    many_rows(path, sound, 1, metadata, group)
+    assert found(path) == []
+    for rule, back in (("grid-twice", 1_000_000), ("timestamp-order", 2_000_000)):
+        ns = sound.copy()
+        ns[group::group] -= back
+        many_rows(path, ns, 1, metadata, group)
+        assert found(path) == [(rule, "error", group, "timestamp")]
+        assert f"({rows // group - 1} rows" in validate_path(path).findings[0].message
+
+
+def test_lists_that_change_their_length_where_parts_meet_are_found(path):
+    ns = 1_756_992_600_000_000_000 + np.arange(300_000, dtype=np.int64)
+    halves = [many_rows(path, ns[:150_000], 2), many_rows(path, ns[150_000:], 1)]
+    pq.write_table(pa.concat_tables(halves), path, row_group_size=150_000)
+    assert ("length", "error", 150_000, "bid_prices") in found(path)
+
+
+def test_pages_that_cannot_be_read_are_found_in_each_part(path):
+    metadata = sample_metadata().model_copy(update={"interval_ms": 0, "window_et": "08:30-11:00", "levels": 1})
+    start, _ = parse_window(metadata.window_et).bounds_ns(metadata.session_date)
+    many_rows(path, start + np.arange(300_000, dtype=np.int64), 1, metadata, 150_000)
+    footer = pq.read_metadata(path)
+    damaged = bytearray(path.read_bytes())
+    for number in range(2):
+        at = footer.row_group(number).column(0).data_page_offset
+        damaged[at : at + 40] = bytes(40)
+    path.write_bytes(damaged)
+    assert found(path, full=False) == []
+    assert {rule for rule, *_ in found(path)} == {"unreadable"}
 
 
 def test_the_end_of_the_window_is_exclusive_and_its_start_inclusive(path):
@@ -284,24 +332,37 @@ def test_a_damaged_or_unknown_footer_is_a_finding(path):
     assert found(path) == [("footer", "error", None, "levels")]
 
 
-def test_temporary_files_bars_and_foreign_files_are_passed_over(tmp_path):
+def test_temporary_and_foreign_files_are_passed_over(tmp_path):
     root = write_sample_root(tmp_path)
+    files = validate_path(tmp_path).files
     folder = root.symbol_dir("AAPL")
     (folder / f".{NAME}.1-2.abc.tmp").write_bytes(b"half")
-    (folder / "2025-09-04_messages_093000.json").write_text("[]")
-    bars = root.bars_path("1 min", "AAPL", date(2025, 9, 4))
-    bars.parent.mkdir(parents=True)
-    bars.write_bytes(b"")
+    (folder / "notes.json").write_text("{")
     (tmp_path / "WarriorTrading_Trades.csv").write_text("ticker,date\n")
+    (tmp_path / "other.jsonl").write_text("{")
     report = validate_path(tmp_path)
-    assert (report.findings, report.files) == ([], 4)
+    assert (report.findings, report.files) == ([], files)
+
+
+def test_a_temporary_file_that_no_writer_can_be_busy_with_is_a_warning(tmp_path):
+    root = write_sample_root(tmp_path)
+    left = root.symbol_dir("AAPL") / f".{NAME}.1-2.abc.tmp"
+    left.write_bytes(b"half")
+    two_days_ago = left.stat().st_mtime - 2 * 86_400
+    os.utime(left, (two_days_ago, two_days_ago))
+    report = validate_path(tmp_path)
+    assert [(finding.path, finding.rule, finding.severity) for finding in report.findings] == [
+        (left, "leftover", "warning")
+    ]
 
 
 def test_a_folder_reached_by_two_ways_is_checked_once_and_a_circle_ends(tmp_path):
     root = write_sample_root(tmp_path)
+    files = validate_path(tmp_path).files
     (root.level2_dir / "circle").symlink_to(tmp_path)
     (tmp_path / "Level2").symlink_to(root.level2_dir)
-    assert validate_path(tmp_path).files == 4
+    report = validate_path(tmp_path)
+    assert (report.findings, report.files) == ([], files)
 
 
 def test_a_path_that_is_not_there_or_no_file_is_a_finding(tmp_path):

@@ -14,7 +14,7 @@ NAME = "2025-09-04_snapshots_databento.parquet"
 
 @pytest.fixture
 def root(tmp_path):
-    return write_sample_root(tmp_path / "root")
+    return write_sample_root(tmp_path / "root", live=False, bars=False)
 
 
 def append(root, status, **parts):
@@ -91,7 +91,7 @@ def test_a_path_of_the_other_system_is_taken_by_its_name(root):
 
 
 def test_the_file_of_another_symbol_or_root_does_not_stand_in(root, tmp_path):
-    write_sample_root(tmp_path / "other")
+    write_sample_root(tmp_path / "other", live=False, bars=False)
     path = root.snapshots_path("AAPL", SAMPLE_DAY)
     other = root.snapshots_path("MSFT", SAMPLE_DAY)
     other.parent.mkdir()

@@ -164,6 +164,9 @@ def parquet(path, table):
         lambda path: parquet(
             path, pa.Table.from_batches([rows(1)]).replace_schema_metadata({"schema_version": "level2_snapshot.v2"})
         ),
+        lambda path: parquet(
+            path, pa.Table.from_batches([rows(1)]).replace_schema_metadata({"schema_version": "level2_snapshot.v1"})
+        ),
     ],
     ids=[
         "absent",
@@ -179,6 +182,7 @@ def parquet(path, table):
         "no rows",
         "int32 sizes",
         "unknown version",
+        "our version and nothing else",
     ],
 )
 def test_a_file_that_cannot_be_read_as_snapshots_does_not_exist(tmp_path, write):

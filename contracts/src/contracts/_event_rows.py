@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,6 @@ import pyarrow as pa
 
 from contracts._rows import Mask, RowChecks, Rules, mask
 from contracts.v1.level2_events import ACTIONS, SIDES
-
-if TYPE_CHECKING:
-    from contracts._findings import Collector
 
 _WORDS: Final = {"action": ACTIONS, "side": SIDES}
 
@@ -43,7 +40,7 @@ class EventRows(RowChecks):
         super().__init__(bounds)
         self._symbol = symbol
 
-    def check_batch(self, batch: pa.RecordBatch, findings: Collector) -> None:  # noqa: ARG002 - the base's signature
+    def check_batch(self, batch: pa.RecordBatch) -> None:
         """Check the rows of a batch; a column with nulls is not looked at further."""
         texts, numbers = {}, {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -57,6 +54,11 @@ class EventRows(RowChecks):
         # NaN fails every comparison, which some processors tell.
         with np.errstate(invalid="ignore"):
             self._check_numbers(numbers)
+
+    def check_seam(self, before: Self, row: int) -> None:
+        """Check the first row against the last one before it."""
+        if self.first_ns is not None and before.last_ns is not None and self.first_ns < before.last_ns:
+            self.note_row("timestamp-order", "ts_recv", row)
 
     def _check_texts(self, columns: dict[str, pa.Array]) -> None:
         for name, words in _WORDS.items():

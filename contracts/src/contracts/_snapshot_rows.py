@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from contracts._findings import Collector
     from contracts.v1.level2 import SnapshotMetadata
 
 _BLOCK_ROWS: Final = 2048
@@ -61,10 +60,10 @@ class SnapshotRows(RowChecks):
         self._interval_ns = 0 if metadata is None else metadata.interval_ms * 1_000_000
         self._timestamps_parse = True
 
-    def check_batch(self, batch: pa.RecordBatch, findings: Collector) -> None:
+    def check_batch(self, batch: pa.RecordBatch) -> None:
         """Check the rows of a batch."""
         if self._timestamps_parse:
-            self._check_timestamps(batch.column(0), findings)
+            self._check_timestamps(batch.column(0))
         for side in ("bid", "ask"):
             prices = self._matrix(batch, f"{side}_prices", np.float64)
             sizes = self._matrix(batch, f"{side}_sizes", np.int64)
@@ -75,19 +74,30 @@ class SnapshotRows(RowChecks):
                 for rule, field, rows in _level_faults(side, prices[block], sizes[block]):
                     self.note(rule, field, rows, at)
 
-    def _check_timestamps(self, column: pa.Array, findings: Collector) -> None:
+    def check_seam(self, before: Self, row: int) -> None:
+        """Check the first row against the last one before it, and that N is the same."""
+        if self.first_ns is not None and before.last_ns is not None:
+            if self.first_ns < before.last_ns:
+                self.note_row("timestamp-order", "timestamp", row)
+            elif self.first_ns == before.last_ns and self._interval_ns:
+                self.note_row("grid-twice", "timestamp", row)
+        if self._levels is not None and before._levels not in (None, self._levels):
+            self.note_row("length", "bid_prices", row)
+
+    def _check_timestamps(self, column: pa.Array) -> None:
         try:
             ns = ns_from_iso_utc(column)
         except InvalidDocument as error:
             self._timestamps_parse = False
             rule = "null" if column.null_count else "timestamp"
             row = self.row + (error.row or 0)
-            findings.add(rule, error.reason, "Write contracts.iso_utc_from_ns.", row=row, field="timestamp")
+            self.give_up(rule, error.reason, "Write contracts.iso_utc_from_ns.", row, "timestamp")
             return
+        is_first = self.first_ns is None
         previous = self.check_order("timestamp", ns)
         if self._interval_ns:
             same = ns == previous
-            same[0] &= self.row > 0
+            same[0] &= not is_first
             self.note("grid-twice", "timestamp", same)
             if self.bounds is not None:
                 self.note("grid", "timestamp", (ns - self.bounds[0]) % self._interval_ns != 0)
@@ -120,9 +130,11 @@ def _level_faults(side: str, prices: _Float64, sizes: _Int64) -> Iterator[tuple[
     """Yield rule, column and the rows of a block that break it."""
     better, worse = prices[:, :-1], prices[:, 1:]
     ordered = better > worse if side == "bid" else better < worse
-    # Nearly every block is of full, sound books: four passes tell, and NaN fails each comparison.
+    # Nearly every block is of full, sound books: two passes and the ends of ordered prices tell, and NaN fails each
+    # comparison.
+    low, high = (prices[:, -1], prices[:, 0]) if side == "bid" else (prices[:, 0], prices[:, -1])
     with np.errstate(invalid="ignore"):
-        if ordered.all() and sizes.min() > 0 and prices.min() > 0 and prices.max() < np.inf:
+        if ordered.all() and sizes.min() > 0 and low.min() > 0 and high.max() < np.inf:
             return
     price_field, size_field = f"{side}_prices", f"{side}_sizes"
     yield "not-finite", price_field, _rows_with(~np.isfinite(prices))

@@ -5,90 +5,86 @@ Every row is checked by `_snapshot_rows` or `_event_rows`.
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from contracts._event_rows import EventRows
-from contracts._rows import REWRITE, first_line
+from contracts._rows import REWRITE, check_rows
 from contracts._snapshot_rows import SnapshotRows
-from contracts.errors import InvalidDocument, InvalidSymbol, InvalidWindow, UnknownSchemaVersion
-from contracts.sessions import ET, parse_window
+from contracts._validate_parquet import check_columns, check_parquet, day_bounds_ns
+from contracts._validate_seen import FileFacts
+from contracts.errors import InvalidDocument, InvalidName, InvalidSymbol, InvalidWindow, UnknownSchemaVersion
+from contracts.layout import Level2Name, parse_level2_name
+from contracts.sessions import parse_window
 from contracts.symbols import canonical_symbol
 from contracts.v1.level2 import SNAPSHOT_SCHEMA, SnapshotMetadata
 from contracts.v1.level2_events import EVENTS_SCHEMA, EventsMetadata
 
 if TYPE_CHECKING:
-    from datetime import date
     from pathlib import Path
 
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from contracts._findings import Collector
-    from contracts.layout import Level2Name
+    from contracts._validate_seen import Target
 
 _Metadata = SnapshotMetadata | EventsMetadata
 _SCHEMAS: Final[dict[type[_Metadata], pa.Schema]] = {SnapshotMetadata: SNAPSHOT_SCHEMA, EventsMetadata: EVENTS_SCHEMA}
 
 
-def check_level2_file(path: Path, name: Level2Name | None, findings: Collector, *, full: bool) -> int | None:
-    """Check a snapshots or events file.
-
-    Args:
-        path: The file.
-        name: Its parsed name, or None when the name is not in the grammar; then its columns tell what it is.
-        findings: Where to put what is wrong.
-        full: Check every row, not only the footer.
-
-    Returns:
-        Its number of rows as the footer has it, or None when there is no footer to read.
+def check_snapshots(target: Target) -> int:
+    """Check a snapshots file; returns its number of rows as the footer has it.
 
     Raises:
         OSError: The file cannot be read.
     """
-    if path.stat().st_size == 0:
-        findings.add("empty-file", "the file has no bytes", "Remove it; its writer was interrupted.")
-        return None
+    return _check(target, SnapshotMetadata)
+
+
+def check_events(target: Target) -> int:
+    """Check an events file; returns its number of rows as the footer has it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _check(target, EventsMetadata)
+
+
+def level2_name(path: Path) -> Level2Name | None:
+    """Return the parsed name of a Level-2 file; None when it is not in the grammar."""
     try:
-        with pq.ParquetFile(path) as file:
-            rows = int(file.metadata.num_rows)
-            if rows == 0:
-                findings.add("no-rows", "the file has no rows", "A day without rows has no file.")
-            schema = file.schema_arrow
-            model = _model(schema, name)
-            sound = _check_columns(schema, _SCHEMAS[model], findings)
-            metadata = _check_footer(schema, model, findings)
-            symbol = _check_place(path, name, metadata, findings)
-            if full and rows and sound:
-                bounds = _bounds(metadata, name)
-                if model is EventsMetadata:
-                    EventRows(symbol, bounds).run(file, findings)
-                else:
-                    SnapshotRows(metadata if isinstance(metadata, SnapshotMetadata) else None, bounds).run(
-                        file, findings
-                    )
-            return rows
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        findings.add("not-parquet", f"not a readable parquet file: {first_line(error)}", REWRITE)
+        return parse_level2_name(path.name)
+    except InvalidName:
         return None
 
 
-def _model(schema: pa.Schema, name: Level2Name | None) -> type[_Metadata]:
-    is_events = schema.names == EVENTS_SCHEMA.names if name is None else name.kind == "events"
-    return EventsMetadata if is_events else SnapshotMetadata
+def _check(target: Target, model: type[_Metadata]) -> int:
+    facts = target.seen.files[target.place] = FileFacts(target.path)
+    check_parquet(target, lambda file, source: _check_open(file, source, target, model, facts))
+    return facts.rows or 0
 
 
-def _check_columns(schema: pa.Schema, wanted: pa.Schema, findings: Collector) -> bool:
-    """Tell whether the columns are exactly those of the contract, and report what differs."""
-    if schema.names != wanted.names:
-        names, hint = ", ".join(schema.names)[:200], f"They must be exactly {', '.join(wanted.names)}; no index column."
-        findings.add("columns", f"the columns are {names}", hint)
-        return False
-    differing = [field for field in schema if field.type != wanted.field(field.name).type]
-    for field in differing:
-        message = f"the type is {field.type}, not {wanted.field(field.name).type}"
-        findings.add("type", message, REWRITE, field=field.name)
-    return not differing
+def _check_open(
+    file: pq.ParquetFile, source: pa.NativeFile, target: Target, model: type[_Metadata], facts: FileFacts
+) -> None:
+    findings, name = target.findings, level2_name(target.path)
+    facts.rows = int(file.metadata.num_rows)
+    if facts.rows == 0:
+        findings.add("no-rows", "the file has no rows", "A day without rows has no file.")
+    schema = file.schema_arrow
+    has_columns = check_columns(schema, _SCHEMAS[model], findings)
+    metadata = _check_footer(schema, model, findings)
+    symbol = _check_place(target.path, name, metadata, findings)
+    snapshots_metadata = metadata if isinstance(metadata, SnapshotMetadata) else None
+    if name is not None and name.stamp is not None:
+        facts.metadata = snapshots_metadata
+    if target.full and facts.rows and has_columns:
+        bounds = _bounds(metadata, name)
+        if model is EventsMetadata:
+            check_rows(lambda: EventRows(symbol, bounds), file, source, findings)
+        else:
+            check_rows(lambda: SnapshotRows(snapshots_metadata, bounds), file, source, findings)
+        facts.is_sound = not findings.errors
 
 
 def _check_footer(schema: pa.Schema, model: type[_Metadata], findings: Collector) -> _Metadata | None:
@@ -117,23 +113,29 @@ def _check_place(path: Path, name: Level2Name | None, metadata: _Metadata | None
     rename = "Give the file the name and the folder of what it contains."
     if name is None:
         findings.add("name", "the file name is not in the grammar", "See contracts.layout.", severity="warning")
-    folder = path.absolute().parent.name
-    try:
-        is_symbol = canonical_symbol(folder) == folder
-    except InvalidSymbol:
-        is_symbol = False
-    if not is_symbol:
-        message = f"the folder {folder[:60]!a} is not a canonical symbol"
-        findings.add("folder", message, "Files lie in level2/SYMBOL/.", severity="warning")
+    folder = check_symbol_folder(path, findings)
     if metadata is not None:
-        if is_symbol and folder != metadata.symbol:
+        if folder is not None and folder != metadata.symbol:
             findings.add("folder", f"the folder is {folder}, the footer says {metadata.symbol}", rename, field="symbol")
         if name is not None and name.day != metadata.session_date:
             message = f"the name says {name.day.isoformat()}, the footer {metadata.session_date.isoformat()}"
             findings.add("name", message, rename, field="session_date")
-    if is_symbol:
+    if folder is not None:
         return folder
     return None if metadata is None else metadata.symbol
+
+
+def check_symbol_folder(path: Path, findings: Collector) -> str | None:
+    """Return the folder of a Level-2 file if it is a canonical symbol; warn if it is not."""
+    folder = path.absolute().parent.name
+    try:
+        if canonical_symbol(folder) == folder:
+            return folder
+    except InvalidSymbol:
+        pass
+    message = f"the folder {folder[:60]!a} is not a canonical symbol"
+    findings.add("folder", message, "Files lie in level2/SYMBOL/.", severity="warning")
+    return None
 
 
 def _bounds(metadata: _Metadata | None, name: Level2Name | None) -> tuple[int, int] | None:
@@ -143,13 +145,4 @@ def _bounds(metadata: _Metadata | None, name: Level2Name | None) -> tuple[int, i
             return parse_window(metadata.window_et).bounds_ns(metadata.session_date)
         except InvalidWindow:
             return None
-    return None if name is None else _day_bounds(name.day)
-
-
-def _day_bounds(day: date) -> tuple[int, int] | None:
-    try:
-        midnights = (datetime.combine(at, time(), tzinfo=ET) for at in (day, day + timedelta(days=1)))
-        start, end = (int(midnight.timestamp()) * 1_000_000_000 for midnight in midnights)
-    except OverflowError:
-        return None
-    return start, end
+    return None if name is None else day_bounds_ns(name.day)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OK, FOUND, USAGE = 0, 1, 2
+INTERRUPTED, CUT_OFF = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,15 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; default is the command line.
 
     Returns:
-        The exit code: 0 fine, 1 findings (warnings too with `--strict`), 2 a usage error.
+        The exit code: 0 fine, 1 findings (warnings too with `--strict`), 2 a usage error, 130 interrupted, 141 the
+        reader of the output went away.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command == "validate":
-        return _validate(options)
-    if options.command == "schemas":
-        return _schemas(options)
-    return _sample(options)
+    options = _parser().parse_args(arguments)
+    commands = {"validate": _validate, "schemas": _schemas, "sample": _sample}
+    try:
+        code = commands[options.command](options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Such as `| head`. Python would flush once more at its exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CUT_OFF
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,26 +67,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    absent = [path for path in options.paths if not path.exists()]
+    absent = [path for path in options.paths if not os.path.lexists(path)]
     if absent:
-        return _usage_error(f"{absent[0]} does not exist: name files or folders that do")
+        return _usage_error(f"{absent[0]} does not exist or cannot be reached: name files or folders")
     report = Report()
     for path in options.paths:
-        one = validate_path(path, full=not options.quick)
-        report.findings += one.findings
-        report.files += one.files
-        report.rows += one.rows
-    if options.json:
-        _print(json.dumps(report.to_document(), indent=2))
-    else:
-        for finding in report.findings:
-            # A file name can hold bytes that no terminal shows.
-            _print(str(finding).encode(errors="backslashreplace").decode())
-        _print(
-            f"{report.files} files, {report.rows} rows: {len(report.errors)} errors, {len(report.warnings)} warnings"
-        )
+        report.add(validate_path(path, full=not options.quick))
     failed = report.findings if options.strict else report.errors
+    _show(report, as_json=options.json)
     return FOUND if failed else OK
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(report.to_document(), indent=2))
+        return
+    for finding in report.findings:
+        # A file name can hold bytes that no terminal shows.
+        _print(str(finding).encode(errors="backslashreplace").decode())
+    kinds = report.kinds
+    if kinds:
+        _print(f"{'kind':<17} {'files':>7} {'rows':>11} {'errors':>7} {'warnings':>9}")
+    for kind, count in kinds.items():
+        _print(f"{kind:<17} {count.files:>7} {count.rows:>11} {count.errors:>7} {count.warnings:>9}")
+    _print(f"{report.files} files, {report.rows} rows: {len(report.errors)} errors, {len(report.warnings)} warnings")
 
 
 def _schemas(options: argparse.Namespace) -> int:

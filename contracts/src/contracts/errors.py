@@ -10,7 +10,10 @@ ContractError
 ├── InvalidDataRoot                      a data root or Level-2 folder that cannot be used
 ├── UnknownSchemaVersion                 a document of a version this reader does not know
 ├── InvalidDocument        (ValueError)  JSON, metadata or a column that breaks its model
-└── InvalidSnapshotFile                  a file that is no Level-2 snapshots file
+├── InvalidSnapshotFile                  a file that is no Level-2 snapshots file
+├── InvalidBarsFile                      a file that is no bars file
+├── MixedData              (ValueError)  files that must not be loaded as one unasked
+└── NotAvailable           (LookupError) nothing to load where something was asked for
 ```
 
 Every message says what is wrong, where, and what to do; the data is in the attributes too.
@@ -22,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -182,3 +185,47 @@ class InvalidSnapshotFile(ContractError):
         super().__init__(f"{path}: {reason}. Run `marketdata-contracts validate` on it for the details.")
         self.path = path
         self.reason = reason
+
+
+class InvalidBarsFile(ContractError):
+    """A file that is no readable bars file.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}. Run `marketdata-contracts validate` on it for the details.")
+        self.path = path
+        self.reason = reason
+
+
+class MixedData(ContractError, ValueError):
+    """Files that differ in what their rows mean, and so are not loaded as one unless asked.
+
+    Attributes:
+        differing: What differs (`book_scope`, `interval_ms`, `levels`, `source`) to the values found.
+    """
+
+    def __init__(self, differing: Mapping[str, Sequence[str]]) -> None:
+        found = "; ".join(f"{name}: {', '.join(values)}" for name, values in differing.items())
+        super().__init__(
+            f"the files differ in {found}: choose one with source=..., a shorter range, "
+            "or allow it with allow_mixed=True."
+        )
+        self.differing = {name: list(values) for name, values in differing.items()}
+
+
+class NotAvailable(ContractError, LookupError):
+    """Nothing to load where something was asked for.
+
+    Attributes:
+        what: What was asked for.
+        hint: What is there instead, or what to do.
+    """
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(f"{what} is not available: {hint}.")
+        self.what = what
+        self.hint = hint

@@ -117,7 +117,7 @@ class DataRoot:
     """The folder that a producer fills and a consumer reads, and every path below it.
 
     Attributes:
-        path: The root.
+        path: The root; a text is taken too.
         level2_dirname: Name of the Level-2 folder, one plain folder name.
 
     Raises:
@@ -128,6 +128,7 @@ class DataRoot:
     level2_dirname: str = "level2"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
         _check_dirname(self.level2_dirname)
 
     @property

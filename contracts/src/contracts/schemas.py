@@ -13,18 +13,33 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.errors import UnknownSchemaVersion
-from contracts.v1 import backfill, level2, level2_events, quality, symbol_mapping
+from contracts.v1 import (
+    backfill,
+    bars,
+    depth_messages,
+    gaps,
+    level2,
+    level2_events,
+    quality,
+    session_stats,
+    symbol_mapping,
+)
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
     from contracts.v1._model import Contract
 
-MODELS: Final[dict[str, type[Contract | symbol_mapping.SymbolMapping]]] = {
+MODELS: Final[dict[str, type[Contract | depth_messages.DepthMessages | symbol_mapping.SymbolMapping]]] = {
     backfill.MANIFEST_VERSION: backfill.BackfillManifestLine,
     backfill.SUMMARY_VERSION: backfill.BackfillSummary,
+    bars.COVERAGE_VERSION: bars.BarsCoverage,
+    bars.MANIFEST_VERSION: bars.BarsManifestLine,
+    gaps.SCHEMA_VERSION: gaps.Gap,
     level2.SCHEMA_VERSION: level2.SnapshotMetadata,
     level2_events.SCHEMA_VERSION: level2_events.EventsMetadata,
+    depth_messages.SCHEMA_VERSION: depth_messages.DepthMessages,
+    session_stats.SCHEMA_VERSION: session_stats.SessionStats,
     quality.SCHEMA_VERSION: quality.Quality,
     symbol_mapping.SCHEMA_VERSION: symbol_mapping.SymbolMapping,
 }

@@ -6,13 +6,15 @@ the raw characters in blocks that stay in the processor's cache; no Python objec
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from contracts.errors import InvalidDocument
+from contracts.errors import InvalidDocument, shown
 
 WIDTH: Final = 35
 """Characters of every timestamp."""
@@ -37,6 +39,11 @@ _ROW: Final = np.dtype(
     }
 )
 _WHAT: Final = "timestamp"
+_ISO_UTC: Final = re.compile(
+    r"(?P<seconds>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?(?:Z|\+00:00)"
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND: Final = timedelta(seconds=1)
 
 _UInt8 = npt.NDArray[np.uint8]
 _Int64 = npt.NDArray[np.int64]
@@ -92,6 +99,24 @@ def ns_from_iso_utc(texts: pa.Array | pa.ChunkedArray) -> _Int64:
             _read_block(block, ns[row + at : row + at + len(block)], row + at)
         row += len(chunk)
     return ns
+
+
+def ns_from_text(text: str) -> int:
+    """Read one ISO 8601 UTC text with up to nine digits of a second, ending in `+00:00` or `Z`, as nanoseconds.
+
+    Exact, no float in between; any year that Python's calendar has.
+
+    Raises:
+        InvalidDocument: It is not of that layout, or names a date or time that does not exist.
+    """
+    match = _ISO_UTC.fullmatch(text)
+    if match is None:
+        raise InvalidDocument(_WHAT, f"{shown(text)} is not ISO 8601 in UTC such as 2025-09-04T13:30:00+00:00")
+    try:
+        moment = datetime.fromisoformat(match["seconds"]).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidDocument(_WHAT, f"{shown(text)} names no date or time ({error})") from None
+    return int((moment - _EPOCH) // _SECOND) * _NS + int((match["fraction"] or "").ljust(9, "0"))
 
 
 def _write_block(ns: _Int64, rows: npt.NDArray[np.void]) -> None:

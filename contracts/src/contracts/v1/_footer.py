@@ -34,21 +34,27 @@ class FooterMetadata(Contract):
         """Read the footer form; keys of others (`ARROW:schema`, `pandas`) are left alone.
 
         Returns:
-            The metadata, or None when the footer has none of these keys: an old file is read without.
+            The metadata, or None when the footer has none: an old or foreign file is read without. Some of the keys
+            without `schema_version` are no metadata of ours, for others write a `symbol` or `source` too.
 
         Raises:
             UnknownSchemaVersion: The file is of another version, or of another kind.
-            InvalidDocument: Some of the keys are there, but not all, or with other values than the model allows.
+            InvalidDocument: It says it is of this version, but lacks keys or has values that the model does not allow.
         """
         texts = {name: (footer or {}).get(name.encode()) for name in cls.model_fields}
         present = {name: value for name, value in texts.items() if value is not None}
         if not present:
             return None
-        return cls.from_document({name: cls._value(name, value) for name, value in present.items()})
+        try:
+            return cls.from_document({name: cls._value(name, value) for name, value in present.items()})
+        except InvalidDocument:
+            if "schema_version" in present:
+                raise
+            return None
 
     @classmethod
     def _value(cls, name: str, value: bytes) -> Any:
-        version: str = cls.model_fields["schema_version"].get_default()
+        version = cls.version()
         if name in cls.json_fields:
             try:
                 return parse_json(value, version)

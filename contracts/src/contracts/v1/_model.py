@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from contracts._json import NotJson, loads
-from contracts.errors import InvalidDocument, UnknownSchemaVersion
-from contracts.sessions import Window, parse_window
+from contracts.errors import InvalidDocument, InvalidSymbol, UnknownSchemaVersion
+from contracts.sessions import ET, Window, parse_window
 from contracts.symbols import SYMBOL_PATTERN, canonical_symbol
 
 # `(?!\n)`: in Python `$` would let a line end pass.
@@ -35,7 +35,10 @@ _DATE: Final = rf"^{_DAY}{_END}"
 _UTC: Final = rf"^{_DAY}T{_CLOCK}(?:\.[0-9]{{1,9}})?(?:Z|\+00:00){_END}"
 _TIMESTAMP: Final = rf"^{_DAY}T{_CLOCK}\.[0-9]{{9}}\+00:00{_END}"
 _WINDOW: Final = rf"^(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:[01][0-9]|2[0-3]):[0-5][0-9]{_END}"
+_ET: Final = rf"^{_DAY}T{_CLOCK}(?:\.[0-9]{{1,9}})?-0[45]:00{_END}"
+_LOOSE: Final = re.compile(rf"{_DAY}T{_CLOCK}(?:\.[0-9]+)?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?")
 _SECONDS_END: Final = len("2025-09-04T13:30:00")
+_FIRST_ET_YEAR: Final = 1884
 
 
 def _symbol(text: str) -> str:
@@ -71,6 +74,36 @@ def _timestamp(text: str) -> str:
         raise ValueError("expected a timestamp such as 2025-09-04T13:30:00.100000000+00:00")
     datetime.fromisoformat(text[:_SECONDS_END])
     return text
+
+
+def _utc_text(text: str) -> str:
+    if not re.match(_UTC, text):
+        raise ValueError("expected ISO 8601 in UTC such as 2025-09-04T13:30:00.100000000+00:00")
+    datetime.fromisoformat(text[:_SECONDS_END])
+    return text
+
+
+def _et(value: object) -> object:
+    if isinstance(value, str):
+        if not re.match(_ET, value):
+            raise ValueError("expected ISO 8601 in New York time with its offset such as 2025-09-15T09:30:00-04:00")
+        moment = datetime.fromisoformat(value)
+        if _to_et(moment).utcoffset() != moment.utcoffset():
+            raise ValueError("the offset is not that of New York at this time")
+        return _to_et(moment)
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValueError("expected a datetime that is aware")
+    return _to_et(value)
+
+
+def _to_et(moment: datetime) -> datetime:
+    try:
+        local = moment.astimezone(ET)
+    except OverflowError:
+        raise ValueError("out of the range of the calendar") from None
+    if local.year < _FIRST_ET_YEAR:
+        raise ValueError("before New York had its zone")
+    return local
 
 
 def _window(value: object) -> object:
@@ -112,6 +145,21 @@ UtcDatetime = Annotated[
 ]
 """An aware UTC moment; in JSON written with `+00:00`, read with `Z` too."""
 
+UtcText = Annotated[
+    str,
+    AfterValidator(_utc_text),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _UTC}),
+]
+"""A UTC moment kept as text, so that up to nine digits of a second survive; written with nine and `+00:00`."""
+
+EtDatetime = Annotated[
+    datetime,
+    BeforeValidator(_et),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _ET}),
+]
+"""An aware moment in New York; in JSON with its offset, so that the first ten characters are the ET day."""
+
 TimestampText = Annotated[
     str,
     AfterValidator(_timestamp),
@@ -135,6 +183,9 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1), BeforeValidato
 Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
 """A finite number from 0: money, seconds, milliseconds."""
 
+Price = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; spreads can have negative prices."""
+
 Flag = Annotated[bool, Field(strict=True)]
 """True or false, not a number or a word."""
 
@@ -157,6 +208,8 @@ class Contract(BaseModel):
             value = getattr(self, name)
             if isinstance(value, Contract):
                 document[name] = value.to_document()
+            elif isinstance(value, tuple) and value and isinstance(value[0], Contract):
+                document[name] = [item.to_document() for item in value]
             elif value is None and not field.is_required():
                 del document[name]
         return document
@@ -170,14 +223,15 @@ class Contract(BaseModel):
         """Read a parsed JSON document.
 
         Raises:
-            UnknownSchemaVersion: It names another version; one without `schema_version` is read as this version.
+            UnknownSchemaVersion: It names another version. One without `schema_version` is read as this version, unless
+                the model requires it.
             InvalidDocument: It breaks the model; names the first field at fault.
         """
-        field = cls.model_fields["schema_version"]
-        version: str = field.get_default()
+        version = cls.version()
         if not isinstance(document, dict):
             raise InvalidDocument(version, f"it is a JSON {json_type(document)}, not an object")
-        found = document.get("schema_version", version)
+        missing = None if cls.model_fields["schema_version"].is_required() else version
+        found = document.get("schema_version", missing)
         if found != version:
             raise UnknownSchemaVersion(found, [version])
         try:
@@ -193,7 +247,13 @@ class Contract(BaseModel):
             UnknownSchemaVersion: As `from_document`.
             InvalidDocument: As `from_document`, or the text is not one document of standard JSON.
         """
-        return cls.from_document(parse_json(text, cls.model_fields["schema_version"].get_default()))
+        return cls.from_document(parse_json(text, cls.version()))
+
+    @classmethod
+    def version(cls) -> str:
+        """Return the `schema_version` that documents of this model have."""
+        (version,) = get_args(cls.model_fields["schema_version"].annotation)
+        return str(version)
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
@@ -220,3 +280,36 @@ def json_type(value: object) -> str:
     """Return what JSON calls the type of a parsed value."""
     names = {list: "array", str: "text", bool: "boolean", int: "number", float: "number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def with_utc(value: Any) -> Any:
+    """Return an old time text as UTC; one without zone is New York wall clock. Anything else as it is."""
+    moment = _moment(value)
+    return value if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def with_et(value: Any) -> Any:
+    """Return an old time text as New York time; one without zone is New York wall clock. Anything else as it is."""
+    moment = _moment(value)
+    try:
+        return value if moment is None else moment.astimezone(ET).isoformat()
+    except OverflowError:
+        return value
+
+
+def with_canonical_symbol(value: Any) -> Any:
+    """Return the canonical form of a symbol in any spelling; anything else as it is."""
+    try:
+        return canonical_symbol(value)
+    except InvalidSymbol:
+        return value
+
+
+def _moment(value: Any) -> datetime | None:
+    if not isinstance(value, str) or not _LOOSE.fullmatch(value):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=ET).astimezone(UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
