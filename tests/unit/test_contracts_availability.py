@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from contracts.availability import SnapshotsFacts, assess_level2, level2_coverage
 from contracts.errors import InvalidName, InvalidSymbol, InvalidWindow, OutsideCalendar
 from contracts.layout import DataRoot
-from contracts.sessions import ET, Window, parse_window
+from contracts.sessions import ET, Window, parse_window, sessions_between, today_et
 from contracts.timestamps import iso_utc_from_ns
 from contracts.v1.backfill import BackfillManifestLine
 from contracts.v1.gaps import Gap
@@ -216,7 +216,7 @@ def test_a_book_not_known_at_first_starts_late_and_that_alone_is_no_hole(root):
     before = one_day(root, window="09:00-10:30")
     assert (holes(before), before.starts_late) == ([("start", "09:00-09:30")], time(9, 47))
     nothing = one_day(root, window="09:30-09:40")
-    assert (nothing.state, holes(nothing)) == ("partial", [("no_rows", "09:30-09:40")])
+    assert (nothing.state, nothing.why, holes(nothing)) == ("missing", "no_rows", [("no_rows", "09:30-09:40")])
 
 
 def test_the_manifest_tells_the_window_when_the_file_is_narrower_or_silent(root):
@@ -309,7 +309,7 @@ def test_minutes_after_the_close_of_a_half_day_are_not_missing(root):
     assert one_day(root, HALF_DAY).state == "present"
     assert one_day(root, HALF_DAY, window="12:00-16:00").state == "present"
     assert holes(one_day(root, HALF_DAY, window="11:00-16:00")) == [("start", "11:00-12:00")]
-    assert one_day(root, HALF_DAY, window="14:00-15:00").state == "present", "nothing was to be expected"
+    assert one_day(root, HALF_DAY, window="14:00-15:00").why == "no_rows"
     historical(root, HALF_DAY, rows_et="12:00-12:50", window="12:00-14:00")
     assert holes(one_day(root, HALF_DAY)) == [("end", "12:50-13:00")]
 
@@ -441,12 +441,40 @@ def test_files_without_statistics_are_read_for_their_times(root):
     assert holes(one_day(root)) == [("end", "10:29-10:30")]
 
 
-def test_a_file_that_vanished_since_it_was_listed_is_gone(root):
+def test_a_link_that_leads_nowhere_is_unreadable_as_it_is_to_the_reader(root):
     path = historical(root)
     append(root.backfill_manifest, line("WRITE"))
     path.unlink()
     path.symlink_to(path.with_name("nowhere"))
+    assert one_day(root).why == "unreadable"
+    path.unlink()
     assert one_day(root).why == "file_gone"
+
+
+def test_minutes_that_lack_inside_a_sampled_file_are_told(root):
+    path = historical(root)
+    table = pq.read_table(path)
+    third = table.num_rows // 3
+    pq.write_table(pa.concat_tables([table.slice(0, third), table.slice(2 * third)]), path)
+    day = one_day(root)
+    assert (day.state, [hole.kind for hole in day.holes]) == ("partial", ["between"])
+    assert day.sources[0].missing_s == third * STEP_MS / 1000
+
+
+def test_segments_that_overlap_are_told_because_they_are_not_loaded_as_one(root):
+    live(root, "093000", "09:30-10:00")
+    live(root, "094500", "09:45-10:30")
+    day = one_day(root)
+    assert day.state == "partial"
+    ((path, told),) = day.sources[0].unreadable
+    assert path.name == "2025-09-04_snapshots_094500.parquet"
+    assert "overlap" in told
+
+
+def test_a_day_to_come_is_not_yet_missed(root):
+    tomorrow = today_et() + timedelta(days=1)
+    session = sessions_between(tomorrow, tomorrow + timedelta(days=10))[0]
+    assert one_day(root, session).why == "not_yet"
 
 
 def test_foreign_names_and_temporary_files_are_passed_over(root):
@@ -571,7 +599,8 @@ def test_rows_and_holes_of_live_segments_fill_the_window_exactly(tmp_path, segme
     asked = set(range(start, stop))
     assert missing == asked - covered
     assert day.sources[0].missing_s == 60 * len(missing)
-    assert (day.state == "present") == (not missing)
+    overlap = sum(minutes for _, minutes in segments) > len(covered)
+    assert (day.state == "present") == (not missing and not overlap)
 
 
 WORDS = st.sampled_from(["WRITE", "SKIP", "EMPTY", "ERROR"])

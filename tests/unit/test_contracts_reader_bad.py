@@ -109,7 +109,8 @@ def test_a_file_of_another_version_is_refused_and_named(data, path):
         with pytest.raises(UnknownSchemaVersion) as refused:
             load()
         assert (refused.value.found, refused.value.known) == ("level2_snapshot.v2", ("level2_snapshot.v1",))
-        assert refused.value.__notes__ == [str(path)]
+        assert refused.value.path == path
+        assert str(path) in str(refused.value)
 
 
 def set_value(name, value):

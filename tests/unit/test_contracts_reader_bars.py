@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,9 +100,20 @@ def test_a_moved_root_is_read_in_its_new_place(root, tmp_path):
     assert MarketData(moved).bars("AAPL", "1 min", DAY, NEXT).num_rows == 8
 
 
-def test_a_file_at_the_path_that_was_told_comes_before_one_below_the_root(root, tmp_path):
-    day = write_bars(DataRoot(tmp_path / "other"), DAY, 2)
+def test_a_copied_root_gives_its_own_files_while_the_original_is_still_there(root, tmp_path):
+    original = DataRoot(tmp_path / "original")
+    day = write_bars(original, DAY, 5)
     write_coverage(root, entry_of([day]))
+    own = root.bars_path("1 min", "AAPL", DAY)
+    assert MarketData(root.path).bars("AAPL", "1 min", DAY).equals(pq.read_table(own))
+    assert MarketData(root.path).bars_coverage("AAPL", "1 min", DAY).files == [own]
+
+
+def test_a_path_outside_the_grammar_is_taken_as_it_is(root, tmp_path):
+    day = write_bars(DataRoot(tmp_path / "other"), DAY, 2)
+    odd = tmp_path / "old-AAPL-bars.parquet"
+    Path(day["path"]).rename(odd)
+    write_coverage(root, entry_of([day | {"path": str(odd), "filename": odd.name}]))
     assert MarketData(root.path).bars("AAPL", "1 min", DAY).num_rows == 2
 
 

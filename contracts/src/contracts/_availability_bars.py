@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from contracts._availability_days import DaysReport, DayState, Hole, clock_text, closing_times, day_text
+from contracts._reader_bars import place_of
 from contracts.errors import InvalidName
 from contracts.layout import BarSize, DataRoot
-from contracts.sessions import ET
+from contracts.sessions import ET, today_et
 from contracts.symbols import canonical_symbol
 from contracts.v1.bars import BarsCoverage, CoverageDay, CoverageEntry
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
 
-BarsMissingWhy = Literal["closed", "never_downloaded", "empty", "file_gone"]
-"""closed: no session of XNYS. never_downloaded: not in the coverage index. empty: its file has no rows. file_gone: its
-file is not there (told when data roots are given)."""
+BarsMissingWhy = Literal["closed", "not_yet", "never_downloaded", "empty", "file_gone"]
+"""closed: no session of XNYS. not_yet: a day to come. never_downloaded: not in the coverage index. empty: its file has
+no rows. file_gone: its file is not there (told when data roots are given)."""
 
 _OPEN: Final = time(9, 30)
 _LENGTHS: Final[dict[BarSize, timedelta]] = {
@@ -135,8 +137,8 @@ def bars_availability(
         bar_size: `1 hour`, `1 min` or `1 sec`.
         start: First ET day.
         end: Last ET day, inclusive; None for one day.
-        roots: Where files are looked for, as a data root may have moved: the path of the index if it exists, else the
-            same file name in the place below a root. Without roots the index is believed.
+        roots: Where files are looked for, as a data root may have moved or been copied: in their place below a root,
+            else at the path of the index. Without roots the index is believed.
 
     Raises:
         InvalidName: A day is no date, or there is no such bar size.
@@ -165,8 +167,9 @@ def _judge(
     roots: Sequence[DataRoot],
 ) -> BarsDay:
     if listed is None:
-        return BarsDay(day, "missing", "closed" if close is None else "never_downloaded")
-    path = _place(listed, day, symbol, bar_size, roots)
+        why: BarsMissingWhy = "not_yet" if day > today_et() else "never_downloaded"
+        return BarsDay(day, "missing", "closed" if close is None else why)
+    path = _place(listed, symbol, bar_size, roots)
     facts = (path or Path(listed.path), listed.rows, listed.time_start, listed.time_end)
     if listed.rows == 0:
         return BarsDay(day, "missing", "empty", *facts)
@@ -176,12 +179,11 @@ def _judge(
     return BarsDay(day, "partial" if holes else "present", None, *facts, holes)
 
 
-def _place(listed: CoverageDay, day: date, symbol: str, bar_size: BarSize, roots: Sequence[DataRoot]) -> Path | None:
-    told = Path(listed.path)
+def _place(listed: CoverageDay, symbol: str, bar_size: BarSize, roots: Sequence[DataRoot]) -> Path | None:
     if not roots:
-        return told
-    beside = (root.bars_path(bar_size, symbol, day).with_name(Path(listed.filename).name) for root in roots)
-    return next((path for path in (told, *beside) if path.is_file()), None)
+        return Path(listed.path)
+    places = (place_of(listed, root, symbol, bar_size) for root in roots)
+    return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113 - Path.is_file raises for odd names
 
 
 def _holes(listed: CoverageDay, day: date, close: time, bar: timedelta) -> tuple[Hole, ...]:

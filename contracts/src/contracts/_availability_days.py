@@ -20,7 +20,7 @@ DayState = Literal["present", "partial", "missing"]
 """missing: nothing can be loaded. partial: something can, but not all of what was asked for."""
 
 HoleKind = Literal["start", "between", "end", "no_rows", "gap"]
-"""Where minutes are missing: at the window's start, between two files, at its end, all of it; or a gap record."""
+"""Where minutes are missing: at the window's start, between files or rows, at its end, all of it; or a gap record."""
 
 NS: Final = 1_000_000_000
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from contracts._reader_files import LIVE_SOURCE, FoundName, describe, find_names
 from contracts._reader_parquet import opened
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     import pyarrow.parquet as pq
 
+    from contracts._reader_files import SnapshotsFile
     from contracts.v1.level2 import SnapshotMetadata
 
 __all__ = ["LIVE_SOURCE", "SnapshotsFacts", "find_snapshots"]
@@ -47,6 +51,7 @@ class SnapshotsFacts:
         metadata: The footer's metadata; None when it has none, as old files.
         first_ns: Earliest timestamp, nanoseconds since 1970-01-01 UTC; None when `fault` is set.
         last_ns: Latest timestamp, likewise.
+        holes_ns: Times without rows inside a sampled file, start and end in nanoseconds, where its grid has points.
         fault: Why it cannot be read as a snapshots file of that symbol and day, or None.
     """
 
@@ -58,6 +63,7 @@ class SnapshotsFacts:
     metadata: SnapshotMetadata | None = None
     first_ns: int | None = None
     last_ns: int | None = None
+    holes_ns: tuple[tuple[int, int], ...] = ()
     fault: str | None = None
 
 
@@ -95,8 +101,9 @@ def read_facts(found: FoundName) -> SnapshotsFacts | None:
         with opened(file.path, file.identity, InvalidSnapshotFile) as parquet:
             _check_first_list(file.path, parquet, file.levels)
             ends = _first_and_last_ns(parquet)
+            holes = _grid_holes(parquet, file, ends)
     except InvalidSnapshotFile as error:
-        return replace(facts, fault=error.reason) if found.path.exists() else None
+        return replace(facts, fault=error.reason) if os.path.lexists(found.path) else None
     except UnknownSchemaVersion as error:
         return replace(facts, fault=f"schema_version {shown(error.found)} is unknown")
     except InvalidDocument as error:
@@ -107,7 +114,7 @@ def read_facts(found: FoundName) -> SnapshotsFacts | None:
         day = datetime.fromtimestamp(ns // 10**9, ET).date()
         if day != facts.day:
             return replace(facts, fault=f"it has a row of {day.isoformat()} (ET)")
-    return replace(facts, rows=file.rows, metadata=file.metadata, first_ns=ends[0], last_ns=ends[1])
+    return replace(facts, rows=file.rows, metadata=file.metadata, first_ns=ends[0], last_ns=ends[1], holes_ns=holes)
 
 
 def _check_first_list(path: Path, file: pq.ParquetFile, levels: int) -> None:
@@ -116,6 +123,20 @@ def _check_first_list(path: Path, file: pq.ParquetFile, levels: int) -> None:
         if found != levels:
             raise InvalidSnapshotFile(path, f"the footer says levels {levels}, the first list has {found}")
         break
+
+
+def _grid_holes(file: pq.ParquetFile, told: SnapshotsFile, ends: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return where a sampled file has no rows between its ends; times are read only when their number says so.
+
+    Raises:
+        InvalidDocument: A timestamp is not one.
+    """
+    step = 0 if told.metadata is None else told.metadata.interval_ms * 1_000_000
+    if step == 0 or told.rows >= (ends[1] - ends[0]) // step + 1:
+        return ()
+    ns = ns_from_iso_utc(file.read(columns=["timestamp"]).column(0))
+    before = np.flatnonzero(np.diff(ns) > step)
+    return tuple((int(ns[at]) + step, int(ns[at + 1])) for at in before)
 
 
 def _first_and_last_ns(file: pq.ParquetFile) -> tuple[int, int]:

@@ -21,7 +21,7 @@ _VERSION: Final = "slice_fingerprint.v1"
 _HINT: Final = "bring it back, or take the fingerprint of what there is"
 
 
-def fingerprint(files: Level2Coverage | BarsAvailability | Iterable[str | Path]) -> str:
+def fingerprint(files: Level2Coverage | BarsAvailability | str | Path | Iterable[str | Path]) -> str:
     """Return a SHA-256, 64 hex digits, of the files of a slice: of their symbols, days, sources, names and bytes.
 
     Equal on a copied or moved data root and after their times were touched; different when a byte, a file or a day
@@ -36,8 +36,10 @@ def fingerprint(files: Level2Coverage | BarsAvailability | Iterable[str | Path])
         InvalidSymbol: The folder of a file is no symbol.
         NotAvailable: A file is gone, cannot be read, or changed while it was read.
     """
+    if isinstance(files, str | Path):
+        files = [files]
     paths = files.files if isinstance(files, Level2Coverage | BarsAvailability) else map(Path, files)
-    parts = sorted([*_name(path.absolute()), _content(path)] for path in paths)
+    parts = sorted([*_name(path.absolute()), _content(path)] for path in set(paths))
     return hashlib.sha256(json.dumps([_VERSION, parts], separators=(",", ":")).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Final
@@ -18,12 +19,12 @@ from contracts._availability_ledgers import DayRecord, day_records, source_of
 from contracts._availability_level2 import DayCoverage, Level2Coverage, MissingWhy, SourceDay
 from contracts.errors import InvalidName
 from contracts.layout import Level2Name
-from contracts.sessions import ET, Window, parse_window
+from contracts.sessions import ET, Window, parse_window, today_et
 from contracts.symbols import canonical_symbol
 from contracts.timestamps import ns_from_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from contracts._availability_days import DayState
     from contracts._availability_files import SnapshotsFacts
@@ -95,6 +96,8 @@ def sources_asked(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if source is None:
         return None
+    if not isinstance(source, Iterable):
+        raise InvalidName(source, "a source is `ibkr` or a source tag such as `databento`, or several")
     names = sorted({source} if isinstance(source, str) else set(source), key=str)
     for name in names:
         try:
@@ -166,7 +169,9 @@ class _Judge:
         return DayCoverage(
             day=self._day,
             state=state,
-            why=self._why(has_files=bool(judged), is_gone=gone) if state == "missing" else None,
+            why=None
+            if state != "missing"
+            else self._why(has_files=bool(judged), has_rows=any(one.rows for one in judged), is_gone=gone),
             sources=tuple(judged),
             status=None if holding is None else holding.status,
             reason=None if holding is None else holding.reason,
@@ -176,40 +181,58 @@ class _Judge:
             gaps=self._gap_holes(self._bounds(self._asked) if self._asked else self._day_bounds),
         )
 
-    def _why(self, *, has_files: bool, is_gone: bool) -> MissingWhy:
+    def _why(self, *, has_files: bool, has_rows: bool, is_gone: bool) -> MissingWhy:
         if has_files:
-            return "unreadable"
+            return "no_rows" if has_rows else "unreadable"
         if self._close is None:
             return "closed"
         if is_gone:
             return "file_gone"
         if self._record.holding is not None:
             return "empty"
-        return "never_tried" if self._record.error is None else "error"
+        if self._record.error is not None:
+            return "error"
+        return "not_yet" if self._day > today_et() else "never_tried"
 
     def _source(self, source: str, files: Sequence[SnapshotsFacts]) -> SourceDay:
-        unreadable = tuple((facts.path, facts.fault) for facts in files if facts.fault is not None)
+        faults = [(facts.path, facts.fault) for facts in files if facts.fault is not None]
         spans = sorted(
             ((span, facts) for facts in files if (span := self._span(facts)) is not None),
             key=lambda pair: (pair[0].first_ns, pair[1].path.name),
         )
+        latest = spans[0] if spans else None
+        for span, facts in spans[1:]:
+            if latest is not None and span.first_ns <= latest[0].last_ns:
+                faults.append((facts.path, f"its rows overlap those of {latest[1].path.name} in time"))
+            latest = max(latest or (span, facts), (span, facts), key=lambda pair: pair[0].last_ns)
+        unreadable = tuple(faults)
         if not spans:
             return SourceDay(source, "missing", (), unreadable, 0)
         readable = [facts for _, facts in spans]
         window = self._asked or self._widest(source, readable)
         bounds = None if window is None else self._bounds(window)
         covered = [span for span, _ in spans]
-        holes = [] if window is not None and bounds is None else _holes(covered, bounds)
+        if window is not None and bounds is None:
+            # A window after the close of a half day: nothing lacks in it, but something can be there.
+            whole = window.bounds_ns(self._day)
+            is_empty = all(span.last_ns < whole[0] or span.first_ns >= whole[1] for span in covered)
+            holes: list[tuple[HoleKind, int, int]] = [("no_rows", *whole)] if is_empty else []
+        else:
+            holes = _holes(covered, bounds)
         late = None if bounds is None else _late_start(covered, bounds, holes)
+        holes = sorted([*holes, *_inner_holes(readable, bounds)], key=lambda hole: hole[1:])
         ends = [(hole[1], hole[2]) for hole in holes]
         told = [Hole(kind, et_from_ns(start), et_from_ns(end)) for kind, start, end in holes]
         if source == LIVE_SOURCE:
             place = self._day_bounds if window is None else bounds
             told += self._gap_holes(place)
             ends += [] if place is None else [(max(a, place[0]), min(b, place[1])) for a, b, _ in self._inside(place)]
+        state: DayState = "partial" if told or unreadable else "present"
+        if any(hole.kind == "no_rows" for hole in told):
+            state = "missing"
         return SourceDay(
             source,
-            "partial" if told or unreadable else "present",
+            state,
             tuple(facts.path for facts in readable),
             unreadable,
             sum(facts.rows for facts in readable),
@@ -308,6 +331,13 @@ def _holes(spans: Sequence[_Span], bounds: _Bounds | None) -> list[tuple[HoleKin
     if high - last.end >= (1 if last.is_exact else _MINUTE_NS):
         holes.append(("end", last.end, high))
     return holes
+
+
+def _inner_holes(files: Sequence[SnapshotsFacts], bounds: _Bounds | None) -> list[tuple[HoleKind, int, int]]:
+    """Return what sampled files leave out between their own ends, within the bounds."""
+    inner = [hole for facts in files for hole in facts.holes_ns]
+    low, high = bounds or (-(2**63), 2**63)
+    return [("between", max(start, low), min(end, high)) for start, end in inner if start < high and end > low]
 
 
 def _late_start(spans: Sequence[_Span], bounds: _Bounds, holes: Sequence[tuple[HoleKind, int, int]]) -> int | None:

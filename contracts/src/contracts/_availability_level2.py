@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from contracts.v1.backfill import BackfillStatus
     from contracts.v1.quality import VendorCondition
 
-MissingWhy = Literal["closed", "never_tried", "empty", "error", "file_gone", "unreadable"]
+MissingWhy = Literal["closed", "not_yet", "never_tried", "empty", "error", "file_gone", "unreadable", "no_rows"]
 """Why nothing can be loaded. closed: no session of XNYS. never_tried: no line in the manifest. empty: the vendor has no
 rows. error: the last try failed and none before had a result. file_gone: the manifest says there is a file. unreadable:
-there are files, but none that can be read."""
+there are files, but none that can be read. no_rows: there are files, but no row of them is in the window asked for.
+not_yet: a day to come."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SourceDay:
         source: `ibkr` for live files, else the source tag.
         state: As a day's; `missing` when no file can be read.
         files: The readable files in time order; a live day has one per segment.
-        unreadable: The others, with what is wrong.
+        unreadable: Files that cannot be loaded, or not with the others, with what is wrong.
         rows: Rows of the readable files.
         window: The window this was held against: the one asked for, else the widest that the files' footers and the
             manifest line tell; None when nobody tells.

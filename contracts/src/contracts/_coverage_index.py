@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -161,16 +162,32 @@ def _own_entries(data: bytes, start: int) -> _Entries | None:
 
 def _open_foreign(data: bytes) -> CoverageIndex:
     """Parse a file of any layout and bring its entries into ours."""
-    coverage = parse_bars_coverage(data)
+    document = parse_json(data, COVERAGE_VERSION)
+    listed = document.get("entries") if isinstance(document, dict) else None
+    if isinstance(listed, list):
+        # Without its days a frame is small; they are checked when they are asked for.
+        frames = [{**entry, "days": []} if isinstance(entry, dict) else entry for entry in listed]
+        document = {**document, "entries": frames}
+    coverage = parse_bars_coverage(json.dumps(document))
     entries: _Entries = {}
-    for entry in coverage.entries:
+    for entry, raw in zip(coverage.entries, listed or (), strict=True):
         key = entry.symbol, entry.bar_size
         if key in entries:
             raise InvalidDocument(COVERAGE_VERSION, f"{key[0]} {key[1]} comes twice", field="entries")
-        head = entry_head((entry.symbol, entry.bar_size), str(entry.total.date_start), str(entry.total.date_end))
-        days = sorted(entry.days, key=lambda day: day.date)
-        entries[key] = memoryview(head + DAY_SEPARATOR.join(day.to_json().encode() for day in days) + ENTRY_END)
+        head = entry_head(key, str(entry.total.date_start), str(entry.total.date_end))
+        days = DAY_SEPARATOR.join(json.dumps(day, separators=(",", ":")).encode() for day in _sorted_days(raw))
+        entries[key] = memoryview(head + days + ENTRY_END)
     return CoverageIndex(coverage.generated_at, entries)
+
+
+def _sorted_days(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the days of a parsed entry by date, the date first in each."""
+    days = entry.get("days")
+    if not isinstance(days, list) or not all(
+        isinstance(day, dict) and isinstance(day.get("date"), str) for day in days
+    ):
+        raise InvalidDocument(COVERAGE_VERSION, "it is no list of days with a date each", field="entries.days")
+    return sorted(({"date": day["date"], **day} for day in days), key=lambda day: day["date"])
 
 
 def _parsed(entry: bytes | memoryview) -> CoverageEntry:
@@ -199,10 +216,24 @@ def _days_of(entry: memoryview) -> Days:
         digits = np.delete(begins, _PUNCTUATION, axis=1) - np.uint8(ord("0"))
         if not constant.all() or (digits > 9).any():  # noqa: PLR2004 - a digit
             raise ValueError  # noqa: TRY301 - as for a date that does not exist
-        dates = np.ascontiguousarray(begins[:, len(_DAY_START) : -1])
-        days: Days = dates.view(f"S{dates.shape[1]}").ravel().astype("datetime64[D]")
+        days = _dates(digits.astype(np.int64).T)
     except (ValueError, IndexError):
         raise InvalidDocument(COVERAGE_VERSION, "a day does not begin with its date", field="days") from None
     if (days[1:] <= days[:-1]).any():
         raise InvalidDocument(COVERAGE_VERSION, "the days are not sorted, or one comes twice", field="days")
+    return days
+
+
+def _dates(digits: npt.NDArray[np.int64]) -> Days:
+    """Return the dates of shape (8, days), digits of YYYYMMDD.
+
+    Raises:
+        ValueError: A date does not exist. numpy's own reading of bytes can crash then.
+    """
+    month, day = digits[4] * 10 + digits[5], digits[6] * 10 + digits[7]
+    months = (digits[0] * 1000 + digits[1] * 100 + digits[2] * 10 + digits[3] - 1970) * 12 + month - 1
+    first, following = (number.astype("datetime64[M]").astype("datetime64[D]") for number in (months, months + 1))
+    days: Days = first + (day - 1)
+    if (month < 1).any() or (month > 12).any() or (day < 1).any() or (days >= following).any():  # noqa: PLR2004 - a year
+        raise ValueError("no such date")
     return days

@@ -32,7 +32,7 @@ def loads(text: str | bytes) -> Any:
     if decoded.startswith("\ufeff"):
         raise NotJson("bom", "it starts with a byte order mark")
     try:
-        return json.loads(decoded, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        return _DECODER.decode(decoded)
     except NotJson:
         raise
     except RecursionError:
@@ -59,3 +59,7 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise NotJson("nan", f"the number {text[:40]} is too large")
     return number
+
+
+# json.loads would make a decoder for each call, which costs more than parsing a manifest line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from contracts._coverage_report import TORN, CoverageReport, SkippedLine
+from contracts._ledger_block import PADDING, Block
 from contracts._ledger_line import LONGEST_LINE, Refusal, read_line
-from contracts._ledger_template import Block, Template
+from contracts._ledger_template import Template
 from contracts.errors import shown
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class LedgerReader:
         starts = np.concatenate(([skip], line_ends[:-1] + 1))
         crlf = (characters[line_ends - 1] == _RETURN) & (line_ends > starts)
         ends = line_ends - crlf
-        block = Block(data + bytes(16), self.offset, starts, ends)
+        block = Block(data + PADDING, self.offset, starts, ends)
         short = ends - starts <= LONGEST_LINE
         self._report.crlf += int(np.count_nonzero(crlf & short))
         self._read_block(block, short)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from contracts._json import loads
-from contracts._ledger_columns import BAR_SIZES, WORD_MASKS, binary, characters, hash_texts, indices
+from contracts._ledger_block import KEY_WIDTH
+from contracts._ledger_columns import BAR_SIZES, binary, characters, hash_texts, indices
 from contracts._ledger_line import DAY_SEPARATOR, day_number, microseconds
 from contracts.errors import ContractError, InvalidSymbol
 from contracts.symbols import canonical_symbol
@@ -26,9 +27,9 @@ from contracts.v1.bars import MANIFEST_VERSION, BarsManifestLine, with_new_forms
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from contracts._ledger_block import Block, UInt8
     from contracts._ledger_columns import Bools, Int64, LinesBuilder
 
-_UInt8 = npt.NDArray[np.uint8]
 
 _TIMES: Final = ("written_at", "time_start", "time_end")
 _VARYING: Final = ("symbol", "bar_size", "path", "filename", *_TIMES)
@@ -39,9 +40,8 @@ _PLAIN_ROWS: Final = re.compile(rb"0|[1-9][0-9]*")
 _PLAIN_TIME: Final = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.([0-9]{1,9}))?(?:Z|[+-][0-9]{2}:00)?"
 )
-_KEY_WIDTH: Final = 16
 _SHORTEST: Final = dict.fromkeys([*_VARYING, "rows"], 1)
-_LONGEST: Final = dict.fromkeys(["symbol", "bar_size", "rows"], _KEY_WIDTH - 1)
+_LONGEST: Final = dict.fromkeys(["symbol", "bar_size", "rows"], KEY_WIDTH - 1)
 _LONGEST_TEXT: Final = 1024
 _HOUR_END: Final = len("2025-09-15T09")
 _SECOND_END: Final = len("2025-09-15T09:30:00")
@@ -57,92 +57,8 @@ _ET_WIDTH: Final = len("2025-09-15T09:30:00-04:00")
 _START_AT: Final = len(_BEFORE_START)
 _END_AT: Final = _START_AT + _ET_WIDTH + len(_BEFORE_END)
 _HEAD: Final = np.frombuffer(_BEFORE_START + b"0" * _ET_WIDTH + _BEFORE_END + b"0" * _ET_WIDTH + _BEFORE_PATH, np.uint8)
-_WORD: Final = 8
-_QUOTES: Final = np.uint64(int.from_bytes(b'"' * 8))
-_LOWEST_BITS: Final = np.uint64(0x0101010101010101)
-_TOP_BITS: Final = np.uint64(0x8080808080808080)
 _DATE_AT: Final = len('{"date":"')
 _DATE_WIDTH: Final = len("2025-09-15")
-
-
-class Block:
-    """Whole lines of the ledger.
-
-    Attributes:
-        data: The bytes, and sixteen more behind them so that whole words can be read everywhere.
-        offset: Byte of the ledger where they begin.
-        starts: Shape (lines,), where each line begins in `data`.
-        ends: The same for its end, without line end.
-    """
-
-    def __init__(self, data: bytes, offset: int, starts: Int64, ends: Int64) -> None:
-        self.data = data
-        self.offset = offset
-        self.starts = starts
-        self.ends = ends
-        self._words = self._windows("<u8", 8)
-
-    def _windows(self, dtype: str, width: int) -> npt.NDArray[Any]:
-        """Return a view with the `width` bytes from each byte of `data` on as one element."""
-        return np.ndarray((len(self.data) - width + 1,), dtype, self.data, strides=(1,))
-
-    def equal(self, places: Int64, ends: Int64, constant: bytes) -> Bools:
-        """Return where the constant stands before the end of the line."""
-        fits = places + len(constant) <= ends
-        places = places if fits.all() else np.where(fits, places, 0)
-        size = len(constant)
-        whole = size - size % _WORD
-        if whole:
-            found = self._windows(f"V{whole}", whole)[places].view("<u8").reshape(-1, whole // _WORD)
-            same = found == np.frombuffer(constant, "<u8", whole // _WORD)
-            if not same.all():
-                fits &= same.all(axis=1)
-        if size > whole:
-            rest = int.from_bytes(constant[whole:], "little")
-            fits &= (self._words[places + whole] & WORD_MASKS[size - whole]) == np.uint64(rest)
-        return fits
-
-    def next_quote(self, places: Int64, ends: Int64) -> Int64:
-        """Return the first quote from each place on, or the end of the line."""
-        found = ends.copy()
-        waiting = np.flatnonzero(places < ends)
-        places = places[waiting]
-        while len(waiting):
-            # In the words of eight characters each quote becomes a zero byte, and the lowest of these its top bit.
-            word = self._words[places] ^ _QUOTES
-            marks = (word - _LOWEST_BITS) & ~word & _TOP_BITS
-            has_quote = marks != 0
-            below = (marks & (~marks + np.uint64(1))) - np.uint64(1)
-            before = (((below & _LOWEST_BITS) * _LOWEST_BITS) >> np.uint64(56)).astype(np.int64) - 1
-            if has_quote.all():
-                found[waiting] = places + before
-                break
-            found[waiting[has_quote]] = (places + before)[has_quote]
-            places = places + _WORD
-            goes_on = ~has_quote & (places < ends[waiting])
-            waiting, places = waiting[goes_on], places[goes_on]
-        return np.minimum(found, ends)
-
-    def matrix(self, places: Int64, width: int) -> _UInt8:
-        """Return shape (places, width), so many bytes from each place on."""
-        return self._windows(f"V{width}", width)[places].view(np.uint8).reshape(-1, width)
-
-    def keys(self, places: Int64, lengths: Int64) -> _UInt8:
-        """Return shape (places, 16), texts of at most 15 characters filled up with zeros, and their lengths."""
-        matrix = self.matrix(places, _KEY_WIDTH)
-        words = matrix.view("<u8")
-        words[:, 0] &= WORD_MASKS[np.minimum(lengths, _WORD)]
-        words[:, 1] &= WORD_MASKS[np.clip(lengths - _WORD, 0, _WORD)]
-        matrix[:, -1] = lengths
-        return matrix
-
-    def texts(self, places: Int64, ends: Int64) -> pa.Array:
-        """Return the bytes between places and ends, which must ascend, as a binary array."""
-        offsets = np.stack([places, ends], axis=1).astype(np.int32).ravel()
-        parts = pa.BinaryArray.from_buffers(
-            pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(self.data)]
-        )
-        return parts.take(indices(np.arange(0, len(offsets), 2)))
 
 
 @dataclass(frozen=True)
@@ -318,7 +234,7 @@ class _Times:
     us: Int64
     codes: Int64
     hours: list[_Hour]
-    characters: _UInt8
+    characters: UInt8
 
     @property
     def day(self) -> Int64:
@@ -330,7 +246,7 @@ class _Times:
         """Shape (rows,), the offset of New York as text."""
         return np.array([hour.et_offset for hour in self.hours])[self.codes]
 
-    def texts(self) -> _UInt8:
+    def texts(self) -> UInt8:
         """Return shape (rows, 25), the times in New York with offset."""
         et = np.frombuffer(b"".join(hour.et_hour + b":00:00" + hour.et_offset for hour in self.hours), np.uint8)
         texts = et.reshape(-1, _ET_WIDTH)[self.codes]
@@ -366,7 +282,7 @@ class _TimeSlot:
         self.width = len(text)
         self._hours = known_hours
 
-    def read(self, characters: _UInt8) -> _Times:
+    def read(self, characters: UInt8) -> _Times:
         """Read times, shape (rows, width)."""
         keys = np.delete(characters, np.s_[_HOUR_END : self._zone_at], axis=1)
         hours = _coded(keys, self._hours, self._hour)
@@ -426,7 +342,7 @@ def _find_values(line: bytes) -> list[_Span]:
     return spans
 
 
-def _coded(keys: _UInt8, known: dict[bytes, Any], judge: Callable[[bytes], Any]) -> _Coded:
+def _coded(keys: UInt8, known: dict[bytes, Any], judge: Callable[[bytes], Any]) -> _Coded:
     """Judge each different key of shape (rows, width) once; what it stands for is None when it is not plain."""
     rows, width = keys.shape
     buffer = pa.py_buffer(np.ascontiguousarray(keys))

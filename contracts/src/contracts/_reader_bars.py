@@ -69,13 +69,20 @@ def check_bar_size(bar_size: BarSize) -> BarSize:
 
 
 def place_of(listed: CoverageDay, root: DataRoot, symbol: str, bar_size: BarSize) -> Path:
-    """Return where a listed file lies: at its path, or, after the root moved, in the same place below the root."""
+    """Return where a listed file lies: in its place below this root, else at its path.
+
+    A root can be moved or copied; a copy has files of its own, also while the original is there. A path outside the
+    grammar of a data root is taken as it is when it is there.
+    """
     told = Path(listed.path)
-    if os.path.isfile(told):  # noqa: PTH113 - Path.is_file raises for names that no disk takes
-        return told
     # The last part only, by the separators of both systems: no name leads out of the folder.
     filename = PureWindowsPath(listed.filename).name or f"{listed.date.isoformat()}.parquet"
-    return root.bars_path(bar_size, symbol, listed.date).with_name(filename)
+    here = root.bars_path(bar_size, symbol, listed.date).with_name(filename)
+    is_ours = PureWindowsPath(listed.path).parts[-4:] == here.parts[-4:]
+    # Path.is_file raises for names that no disk takes.
+    if (is_ours and os.path.isfile(here)) or not os.path.isfile(told):  # noqa: PTH113 - see above
+        return here
+    return told
 
 
 def read_bars(path: Path, listed: CoverageDay) -> pa.Table:
@@ -121,4 +128,6 @@ def _rows_of_day(path: Path, table: pa.Table, day: date) -> pa.Table:
         row = int(np.argmax(stale)) + 1
         raise InvalidBarsFile(path, f"row {row}, field timestamp: the time is not after that of the row above")
     start, stop = np.searchsorted(ns, day_bounds_ns(day)).tolist()
+    if start == stop:
+        raise InvalidBarsFile(path, f"it has no bar of {day.isoformat()}, the day it is listed for")
     return table.slice(start, stop - start)

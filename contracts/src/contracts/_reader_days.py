@@ -31,10 +31,13 @@ def to_range(start: date | str, end: date | str | None) -> tuple[date, date]:
     """Return first and last day of a range; without an end it is one day.
 
     Raises:
-        InvalidName: As `to_day`.
+        InvalidName: As `to_day`; also when the end is before the start.
     """
     first = to_day(start)
-    return first, first if end is None else to_day(end)
+    last = first if end is None else to_day(end)
+    if last < first:
+        raise InvalidName(f"{first} to {last}", "the last day is before the first")
+    return first, last
 
 
 def day_bounds_ns(day: date) -> tuple[int, int]:

@@ -277,8 +277,7 @@ def _metadata(path: Path, schema: pa.Schema) -> SnapshotMetadata | None:
     try:
         return SnapshotMetadata.from_footer(schema.metadata)
     except UnknownSchemaVersion as error:
-        error.add_note(str(path))
-        raise
+        raise UnknownSchemaVersion(error.found, error.known, path=path) from None
     except InvalidDocument as error:
         place = f"field {error.field} of " if error.field else ""
         raise InvalidSnapshotFile(path, f"{place}the footer's metadata: {error.reason}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from contracts._json import NotJson, loads
@@ -41,6 +42,9 @@ def read_records(path: Path, what: str, *, read_characters: int = READ_CHARACTER
             `row` is that of the fault where one can be told.
         OSError: It cannot be read.
     """
+    # Opening a pipe would wait for a writer.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InvalidDocument(what, f"{path} is not a regular file")
     with path.open(encoding="utf-8", newline="") as file:
         yield from _Array(file, what, read_characters).elements()
 

@@ -71,6 +71,8 @@ class RowChecks(ABC):
     rules: ClassVar[Rules]
     outside: ClassVar[str] = "window"
     """The rule that rows out of bounds break."""
+    follows: ClassVar[dict[str, frozenset[str]]] = {}
+    """A rule that is not told when one of these is: it is then only what comes of it."""
 
     def __init__(self, bounds: tuple[int, int] | None) -> None:
         self.bounds = bounds
@@ -102,7 +104,10 @@ class RowChecks(ABC):
         """Tell what was found."""
         for problem in self._problems:
             findings.add(problem.rule, problem.message, problem.hint, row=problem.row, field=problem.field)
+        broken = {rule for rule, _ in self._faults}
         for (rule, field), fault in self._faults.items():
+            if self.follows.get(rule, frozenset()) & broken:
+                continue
             message, hint, severity = self.rules[rule]
             if fault.count > 1:
                 message += f" ({fault.count} rows, the first is told)"

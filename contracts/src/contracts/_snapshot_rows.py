@@ -50,9 +50,16 @@ class SnapshotRows(RowChecks):
         ),
         "timestamp-order": ("the time is before that of the row above", "Rows stand in the order of receipt.", "error"),
         "grid-twice": ("the time is that of the row above", "A sampled file has one row per grid point.", "error"),
+        "grid-hole": (
+            "grid points are missing before it",
+            "A sampled file has a row for every grid point from its first to its last.",
+            "error",
+        ),
         "grid": ("the time is not on the grid", "Grid points are window start plus n times interval_ms.", "error"),
         "window": ("the time is outside the window of the file's day", "Start is inclusive, end exclusive.", "error"),
     }
+
+    follows: ClassVar[dict[str, frozenset[str]]] = {"grid-hole": frozenset({"grid", "grid-twice", "timestamp-order"})}
 
     def __init__(self, metadata: SnapshotMetadata | None, bounds: tuple[int, int] | None) -> None:
         super().__init__(bounds)
@@ -81,6 +88,8 @@ class SnapshotRows(RowChecks):
                 self.note_row("timestamp-order", "timestamp", row)
             elif self.first_ns == before.last_ns and self._interval_ns:
                 self.note_row("grid-twice", "timestamp", row)
+            elif self._interval_ns and self.first_ns - before.last_ns > self._interval_ns:
+                self.note_row("grid-hole", "timestamp", row)
         if self._levels is not None and before._levels not in (None, self._levels):
             self.note_row("length", "bid_prices", row)
 
@@ -99,6 +108,7 @@ class SnapshotRows(RowChecks):
             same = ns == previous
             same[0] &= not is_first
             self.note("grid-twice", "timestamp", same)
+            self.note("grid-hole", "timestamp", ns - previous > self._interval_ns)
             if self.bounds is not None:
                 self.note("grid", "timestamp", (ns - self.bounds[0]) % self._interval_ns != 0)
 

@@ -143,14 +143,16 @@ class UnknownSchemaVersion(ContractError):
     Attributes:
         found: What the document says.
         known: What this reader reads.
+        path: The file, when one was read.
     """
 
-    def __init__(self, found: object, known: Iterable[str]) -> None:
+    def __init__(self, found: object, known: Iterable[str], *, path: Path | None = None) -> None:
         self.found = found
         self.known = tuple(known)
+        self.path = path
         super().__init__(
-            f"schema_version {shown(found)} is unknown, this reader knows {', '.join(self.known)}: "
-            "install a marketdata-contracts that reads it."
+            f"{'' if path is None else f'{path}: '}schema_version {shown(found)} is unknown, "
+            f"this reader knows {', '.join(self.known)}: install a marketdata-contracts that reads it."
         )
 
 

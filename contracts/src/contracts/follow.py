@@ -263,7 +263,9 @@ def _follow(
     key: Callable[[LineT], Hashable] | None,
     most_lines: int | None,
 ) -> Followed[LineT]:
-    at = cursor or Cursor(kind)
+    at = Cursor(kind) if cursor is None else cursor
+    if not isinstance(at, Cursor):
+        raise _bad_cursor(f"it is a {type(at).__name__}, not a Cursor; a kept text is read by Cursor.from_json")
     if at.kind != kind:
         raise _bad_cursor(f"it is a cursor of {at.kind}, the file is to be read as {kind}", "kind")
     if most_lines is not None and most_lines < 1:

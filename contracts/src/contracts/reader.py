@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 import pyarrow as pa
 
+from contracts._availability_judge import sources_asked
 from contracts._reader_bars import CoverageFiles, check_bar_size, place_of, read_bars
 from contracts._reader_days import to_range
 from contracts._reader_files import (
@@ -27,8 +28,8 @@ from contracts._reader_files import (
 )
 from contracts._reader_rows import SOURCED_SCHEMA, BookMatrices, Part, batches, matrices
 from contracts.availability import bars_availability, fingerprint, level2_coverage
-from contracts.errors import ContractError, InvalidDataRoot, NotAvailable
-from contracts.follow import follow_backfill, follow_bars
+from contracts.errors import ContractError, InvalidDataRoot, InvalidWindow, NotAvailable
+from contracts.follow import follow_backfill, follow_bars, follow_gaps
 from contracts.layout import DataRoot, level2_candidates
 from contracts.sessions import Window, parse_window
 from contracts.symbols import canonical_symbol
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from contracts.layout import BarSize
     from contracts.v1.backfill import BackfillManifestLine
     from contracts.v1.bars import BarsManifestLine
+    from contracts.v1.gaps import Gap
 
 __all__ = ["BookMatrices", "MarketData", "Part", "SnapshotsFile"]
 
@@ -93,6 +95,9 @@ class MarketData:
     def _take(self, roots: tuple[DataRoot, ...]) -> None:
         if not any(os.path.isdir(root.path) for root in roots):  # noqa: PTH112 - Path.is_dir raises for odd names
             raise InvalidDataRoot(roots[0].path, "there is no such folder; give the one in which level2 or bars lie")
+        first = roots[0].path
+        if first.name in _STYLES and not any(os.path.isdir(root.level2_dir) for root in roots):  # noqa: PTH112 - as above
+            raise InvalidDataRoot(first, "it looks like the Level-2 folder; give the folder it lies in")
         self._roots = roots
         self._footers = Footers()
         self._coverages = CoverageFiles()
@@ -170,7 +175,8 @@ class MarketData:
             InvalidName: A day is none.
             InvalidDataRoot: A folder cannot be listed.
         """
-        return [self._footers.describe(name) for name in self._names(symbol, start, end, source=source)]
+        first, last = to_range(start, end)
+        return [self._footers.describe(name) for name in self._names(symbol, first, last, source=source)]
 
     def paths(
         self,
@@ -296,13 +302,14 @@ class MarketData:
         end: date | str | None = None,
         *,
         source: str | Sequence[str] | None = None,
+        window: Window | str | None = None,
     ) -> list[DayCoverage]:
         """Return the sessions of a range without Level 2; each says why. Days on which XNYS is closed are not missed.
 
         Raises:
             ContractError: As `coverage`.
         """
-        report = self.coverage(symbol, start, end, source=source)
+        report = self.coverage(symbol, start, end, source=source, window=window)
         return [report.day(day) for day in report.missing_days]
 
     def fingerprint(
@@ -362,6 +369,16 @@ class MarketData:
         """
         manifests = [root.bars_manifest for root in self._roots]
         return follow_bars(_first_file(manifests), cursor, symbol=symbol, bar_size=bar_size, newest=newest)
+
+    def new_gaps(self, cursor: Cursor | None = None, *, symbol: str | None = None) -> Followed[Gap]:
+        """Return the gap records of live capture behind a cursor, and the next cursor.
+
+        As `new_lines`; see `contracts.follow.follow_gaps`.
+
+        Raises:
+            ContractError: As there; also OSError.
+        """
+        return follow_gaps(_first_file([root.gaps for root in self._roots]), cursor, symbol=symbol)
 
     def bars_days(self, symbol: str, bar_size: BarSize) -> list[date]:
         """Return the days with bars by the bars coverage, in order; none when the symbol is not in it.
@@ -469,6 +486,8 @@ class MarketData:
             refuse_mixed(files, sources_asked=source is not None)
         several = source is not None and len(_sources(source)) > 1
         parsed = parse_window(window) if isinstance(window, str) else window
+        if not isinstance(parsed, Window | None):
+            raise InvalidWindow(str(window), "it is neither a text nor a Window")
         return _Load(files, parsed, with_source=several or bool(differences(files)), allow_overlap=allow_mixed)
 
     def _nothing(
@@ -510,7 +529,7 @@ class _Load:
 
 
 def _sources(source: str | Sequence[str]) -> frozenset[str]:
-    return frozenset([source] if isinstance(source, str) else source)
+    return frozenset(sources_asked(source) or ())
 
 
 def _first_file(paths: Sequence[Path]) -> Path:

@@ -189,7 +189,7 @@ COVERAGE_DAMAGES: Final = (
     _coverage("days-unsorted", "days not sorted by date", "day-order", _reverse_days),
     _coverage("total-more-keys", "a key too many in a total", "schema", _more_in_total, InvalidDocument),
     _coverage("total-wrong", "a total that ends after the last day", "total", _wrong_total),
-    _coverage("file-gone", "a day whose file is not there", "missing-file", _another_day),
+    _coverage("file-gone", "a day whose file is not there; the other days load", "missing-file", _another_day),
     _coverage("unlike-ledger", "a day of the manifest is not listed", "derivation", _lose_day),
     _coverage("naive-time", "a time without zone, as old ones have it", "old-time", _naive, is_old_form=True),
     _coverage("other-version", "it says v2", "schema-version", _version("bars_coverage.v2"), UnknownSchemaVersion),

@@ -65,6 +65,8 @@ def write_sample_root(path: Path, *, live: bool = True, bars: bool = True) -> Da
         OSError: It cannot be written.
     """
     root = DataRoot(path)
+    # Records are appended to it below; a second call at the same place must not add to the first.
+    root.gaps.unlink(missing_ok=True)
     snapshots = sample_snapshots(sample_metadata())
     target = write_snapshots(root, snapshots)
     pq.write_table(
