@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts._replay_file import read_records
+from contracts._replay.file import read_records
 from contracts.book import Replayer, replay, replay_batches
 from contracts.errors import InvalidDocument, UnknownSchemaVersion
 from contracts.timestamps import iso_utc_from_ns, ns_from_iso_utc

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import ContractError, DataRoot
-from contracts._coverage_report import CoverageReport
-from contracts._ledger_columns import LinesBuilder
-from contracts._ledger_reader import LedgerReader
+from contracts._coverage.ledger_columns import LinesBuilder
+from contracts._coverage.ledger_reader import LedgerReader
+from contracts._coverage.report import CoverageReport
 from contracts.coverage import build_coverage, coverage_from_lines
 from contracts.v1.bars import parse_bars_coverage, parse_bars_manifest_line
 

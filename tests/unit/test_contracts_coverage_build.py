@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from contracts import DataRoot, NotAvailable
-from contracts._coverage_file import atomic_file
+from contracts._coverage.file import atomic_file
 from contracts.coverage import build_coverage, coverage_from_lines
 from contracts.schemas import schema_validator
 from contracts.v1.bars import parse_bars_coverage

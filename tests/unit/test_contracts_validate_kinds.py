@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import validate_path
-from contracts._validate_kinds import KINDS
-from contracts._validate_known import KnownParts
+from contracts._validate.kinds import KINDS
+from contracts._validate.known import KnownParts
 from contracts.errors import ContractError
 from contracts.testing import (
     sample_bars,

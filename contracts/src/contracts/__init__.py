@@ -93,7 +93,7 @@ from contracts.v1.level2_events import EVENTS_SCHEMA, EventsMetadata, events_sch
 from contracts.v1.quality import Quality
 from contracts.v1.session_stats import SessionStats
 from contracts.v1.symbol_mapping import SymbolMapping, SymbolMappingEntry
-from contracts.validate import Finding, Report, validate_path
+from contracts.validate import Finding, KindCount, Report, validate_path
 
 __version__ = _version("marketdata-contracts")
 
@@ -140,6 +140,7 @@ __all__ = [
     "InvalidSnapshotFile",
     "InvalidSymbol",
     "InvalidWindow",
+    "KindCount",
     "Level2Coverage",
     "Level2Name",
     "MarketData",

@@ -1,6 +1,6 @@
 """Whole lines of a file that others append to, from a place in it, and how to tell that it is still the same file.
 
-What the lines say is of no concern here; that is `contracts.follow` and, for coverage of days, `_availability_ledgers`.
+What the lines say is of no concern here; that is `contracts.follow` and, for coverage of days, `_availability.ledgers`.
 """
 
 from __future__ import annotations

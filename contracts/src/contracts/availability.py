@@ -1,7 +1,7 @@
 """Which days can be trained on: what is present, missing or partial, and why; and a fingerprint of what was used.
 
 `level2_coverage` looks into data roots; `assess_level2` judges facts that were read elsewhere and touches no disk.
-The parts are in `_availability_*`: files, ledgers, the verdict, bars, the fingerprint. Loading rows is
+The parts are in `_availability`: files, ledgers, the verdict, bars, the fingerprint. Loading rows is
 `contracts.reader`, checking them `contracts.validate`.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from contracts._availability_bars import BarsAvailability, BarsDay, BarsMissingWhy, bars_availability
-from contracts._availability_days import DayState, Hole, HoleKind
-from contracts._availability_files import SnapshotsFacts, find_snapshots
-from contracts._availability_fingerprint import fingerprint
-from contracts._availability_judge import assess_level2, sources_asked
-from contracts._availability_ledgers import gap_records, manifest_lines
-from contracts._availability_level2 import DayCoverage, Level2Coverage, MissingWhy, SourceDay
+from contracts._availability.bars import BarsAvailability, BarsDay, BarsMissingWhy, bars_availability
+from contracts._availability.days import DayState, Hole, HoleKind
+from contracts._availability.files import SnapshotsFacts, find_snapshots
+from contracts._availability.fingerprint import fingerprint
+from contracts._availability.judge import assess_level2, sources_asked
+from contracts._availability.ledgers import gap_records, manifest_lines
+from contracts._availability.level2 import DayCoverage, Level2Coverage, MissingWhy, SourceDay
 from contracts.symbols import canonical_symbol
 
 if TYPE_CHECKING:

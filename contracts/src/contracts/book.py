@@ -3,7 +3,7 @@
 `Book` applies one message at a time. `replay` and `replay_batches` turn the messages of one symbol into the columns of
 a snapshots file, and `Replayer` does it for messages that come in parts, such as the segments of a live day. Live
 capture and consumers share this code, so a session's messages give its snapshots row for row. Reading a messages file
-is in `_replay_file`, checking a message in `_replay_records`, building columns in `_replay_rows`.
+is in `_replay.file`, checking a message in `_replay.records`, building columns in `_replay.rows`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import pyarrow as pa
 
-from contracts._replay_file import read_records
-from contracts._replay_records import Checked
-from contracts._replay_rows import RowBuffer
+from contracts._replay.file import read_records
+from contracts._replay.records import Checked
+from contracts._replay.rows import RowBuffer
 from contracts.errors import InvalidDocument
 from contracts.v1.depth_messages import SCHEMA_VERSION, DepthMessage, DepthMessages, Operation, Side
 from contracts.v1.level2 import DEFAULT_LEVELS, SNAPSHOT_SCHEMA

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contracts._findings import Report
+from contracts._validate.findings import Report
 from contracts.errors import UnknownSchemaVersion
 from contracts.schemas import MODELS, schema_filename, schema_id, schema_text
 from contracts.validate import validate_path

@@ -1,8 +1,8 @@
 """Bars coverage: which bars there are, derived from the download ledger alone.
 
 `build_coverage` keeps `bars_coverage_manifest.json` of a data root up to date, `coverage_from_lines` derives the same
-from lines in memory, and `load_coverage` opens a coverage file to look days up. What a line means is in `_ledger_line`,
-which file of a day is the best in `_coverage_rules`; here is only the order of the steps.
+from lines in memory, and `load_coverage` opens a coverage file to look days up. What a line means is in
+`_coverage.ledger_line`, which file of a day is the best in `_coverage.rules`; here is only the order of the steps.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from contracts._coverage_file import FILE_END, HEAD, LONGEST_HEAD, atomic_file, file_head, is_same, remove_temps
-from contracts._coverage_full import derive
-from contracts._coverage_index import CoverageIndex, load_coverage
-from contracts._coverage_refresh import refresh
-from contracts._coverage_report import CoverageReport, SkippedLine
-from contracts._coverage_splice import Splice
-from contracts._coverage_state import Identity, NoState, State, load_state, save_state
-from contracts._ledger_columns import LinesBuilder
-from contracts._ledger_reader import LedgerReader
+from contracts._coverage.file import FILE_END, HEAD, LONGEST_HEAD, atomic_file, file_head, is_same, remove_temps
+from contracts._coverage.full import derive
+from contracts._coverage.index import CoverageIndex, load_coverage
+from contracts._coverage.ledger_columns import LinesBuilder
+from contracts._coverage.ledger_reader import LedgerReader
+from contracts._coverage.refresh import refresh
+from contracts._coverage.report import CoverageReport, SkippedLine
+from contracts._coverage.splice import Splice
+from contracts._coverage.state import Identity, NoState, State, load_state, save_state
 from contracts.errors import ContractError, NotAvailable
 from contracts.v1.bars import BarsCoverage, parse_bars_coverage
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from contracts._coverage_full import Derived
+    from contracts._coverage.full import Derived
     from contracts.layout import DataRoot
 
 __all__ = [
@@ -86,7 +86,7 @@ def build_coverage(
     state. Several derivations of one root at a time wait for each other.
 
     A line counts if `contracts.v1.bars.parse_bars_manifest_line` reads it; for which ET day is told in
-    `contracts._ledger_line`, the rules of the best file of a day are in `contracts._coverage_rules`.
+    `contracts._coverage.ledger_line`, the rules of the best file of a day are in `contracts._coverage.rules`.
 
     Args:
         root: The data root; nothing is created but the coverage file, the state and the lock.

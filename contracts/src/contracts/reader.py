@@ -1,7 +1,7 @@
 """What a consumer calls to read a data root: `MarketData` lists, loads and scans what lies there.
 
 Only reads, and only what the contract describes: a file that breaks it is refused by name, never read half. How files
-are found is in `_reader_files`, how rows are read in `_reader_rows`, bars in `_reader_bars`; what is missing and why is
+are found is in `_reader.files`, how rows are read in `_reader.rows`, bars in `_reader.bars`; what is missing and why is
 `contracts.availability`, what is new `contracts.follow`.
 """
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 import pyarrow as pa
 
-from contracts._availability_judge import sources_asked
-from contracts._reader_bars import CoverageFiles, check_bar_size, place_of, read_bars
-from contracts._reader_days import to_range
-from contracts._reader_files import (
+from contracts._availability.judge import sources_asked
+from contracts._reader.bars import CoverageFiles, check_bar_size, place_of, read_bars
+from contracts._reader.days import to_range
+from contracts._reader.files import (
     Footers,
     FoundName,
     SnapshotsFile,
@@ -26,7 +26,7 @@ from contracts._reader_files import (
     find_symbols,
     refuse_mixed,
 )
-from contracts._reader_rows import SOURCED_SCHEMA, BookMatrices, Part, batches, matrices
+from contracts._reader.rows import SOURCED_SCHEMA, BookMatrices, Part, batches, matrices
 from contracts.availability import bars_availability, fingerprint, level2_coverage
 from contracts.errors import ContractError, InvalidDataRoot, InvalidWindow, NotAvailable
 from contracts.follow import follow_backfill, follow_bars, follow_gaps
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import date
 
-    from contracts._coverage_index import CoverageIndex
+    from contracts._coverage.index import CoverageIndex
     from contracts.availability import BarsAvailability, DayCoverage, Level2Coverage
     from contracts.follow import Cursor, Followed
     from contracts.layout import BarSize

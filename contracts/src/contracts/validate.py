@@ -1,7 +1,7 @@
 """Check a file or a whole data root against the contract and report what is wrong; nothing is changed or raised.
 
-Here lies the walk. The table of all kinds of files with their checks is in `_validate_kinds`; how files of one data
-root are held against each other is in `_promises`, `_promises_bars` and `_promises_live`.
+Here lies the walk. The table of all kinds of files with their checks is in `_validate.kinds`; how files of one data
+root are held against each other is in `_validate.promises`, `_validate.promises_bars` and `_validate.promises_live`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from contracts._findings import Collector, Finding, KindCount, Report
-from contracts._promises_bars import BarsFiles, check_bars_promises, check_coverage_files, check_unlisted
-from contracts._promises_live import check_live
-from contracts._validate_bars import PLACE_PARTS, is_bars_place
-from contracts._validate_kinds import KINDS, kind_by_content, kind_by_name
-from contracts._validate_seen import Seen, Target, root_above
+from contracts._validate.bars import PLACE_PARTS, is_bars_place
+from contracts._validate.findings import Collector, Finding, KindCount, Report
+from contracts._validate.kinds import KINDS, kind_by_content, kind_by_name
+from contracts._validate.promises_bars import BarsFiles, check_bars_promises, check_coverage_files, check_unlisted
+from contracts._validate.promises_live import check_live
+from contracts._validate.seen import Seen, Target, root_above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +147,7 @@ class _Walk:
                     check_coverage_files(coverage, files, collector)
                     if manifest is not None:
                         # It brings pyarrow.compute, which takes long to import.
-                        from contracts._validate_derivation import check_derivation  # noqa: PLC0415
+                        from contracts._validate.derivation import check_derivation  # noqa: PLC0415
 
                         check_derivation(manifest, path, coverage, collector)
             check_unlisted(files, promises, self.report)

@@ -1,0 +1,1 @@
+"""What `contracts.availability` is made of."""

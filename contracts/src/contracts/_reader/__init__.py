@@ -1,0 +1,1 @@
+"""What `contracts.reader` is made of."""

@@ -1,0 +1,1 @@
+"""What `contracts.book` replays messages with."""

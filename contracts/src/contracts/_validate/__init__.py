@@ -1,0 +1,1 @@
+"""What `contracts.validate` is made of; `kinds` lists every kind of file and its check."""
