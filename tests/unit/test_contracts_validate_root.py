@@ -67,6 +67,11 @@ def test_an_error_changed_no_file_and_an_empty_promises_none(root):
     assert found(root.path) == []
 
 
+def test_a_file_of_a_day_whose_last_line_is_empty_is_warned_about(root):
+    append(root, "EMPTY", reason="no rows")
+    assert found(root.path) == [("backfill_l2_manifest.jsonl", "file-of-empty", "warning", 3)]
+
+
 def test_a_root_that_was_moved_or_has_another_level2_folder_is_sound(root, tmp_path):
     moved = root.path.rename(tmp_path / "elsewhere")
     (moved / "level2").rename(moved / "Order books")

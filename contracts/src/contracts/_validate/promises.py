@@ -44,7 +44,7 @@ class BackfillPromises:
 
     def __init__(self) -> None:
         self.unread = 0
-        self._last: dict[tuple[str, date], _Promise | None] = {}
+        self._last: dict[tuple[str, date], _Promise] = {}
         self._runs: set[str] = set()
         self._run_id: str | None = None
         self._counts: Counter[str] = Counter()
@@ -61,13 +61,11 @@ class BackfillPromises:
             self._counts[line.status] += 1
             if line.status == "EMPTY":
                 self._empty.append(task)
-        if line.status == "EMPTY":
-            self._last[task] = None
-        elif line.status != "ERROR":
+        if line.status != "ERROR":
             self._last[task] = _Promise(number, line.status, _filename(line), line.rows)
 
     def check_files(self, root: Path, seen: Mapping[Place, FileFacts], findings: Collector) -> None:
-        """Report each promised file that is not there, or has another number of rows.
+        """Report each promised file that is not there, or has another number of rows, and files of EMPTY days.
 
         Paths in the lines are absolute, but a root can be moved or mounted elsewhere: a file is looked up by symbol and
         name in the folders of this root, whatever the Level-2 folder is called.
@@ -78,12 +76,16 @@ class BackfillPromises:
         subfolders = sorted(path for path in root.iterdir() if path.is_dir())
         folders: dict[str, list[str]] = {}
         for (symbol, day), promise in self._last.items():
-            if promise is None:
-                continue
             if symbol not in folders:
                 folders[symbol] = [os.path.realpath(folder / symbol) for folder in subfolders]
             places = [place for folder in folders[symbol] if (place := (folder, promise.filename)) in seen]
             says = f"{promise.status} for {symbol} {day.isoformat()}"
+            if promise.status == "EMPTY":
+                if places:
+                    message = f"{says}, but this data root has {shown(promise.filename)} of {symbol}"
+                    hint = "An older file is left over: see which of the two is right, and remove it or run again."
+                    findings.add("file-of-empty", message, hint, severity="warning", line=promise.line, field="status")
+                continue
             if not places:
                 message = f"{says}, but this data root has no {shown(promise.filename)} of {symbol}"
                 hint = "Bring the file back, or run the backfill of that day again."

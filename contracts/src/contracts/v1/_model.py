@@ -1,7 +1,8 @@
 """What the models share: the open, immutable base, the field types, and reading with an exact version check.
 
-Each field type checks as strictly as its JSON Schema does, no more and no less. Pydantic by itself would take `"5"` for
-5 and a Unix time for a date; JSON Schema would not, and two readers of one file must agree.
+No field type is laxer than its JSON Schema. Pydantic by itself would take `"5"` for 5 and a Unix time for a date; JSON
+Schema would not, and two readers of one file must agree. A few rules are beyond a schema and checked here only: a
+window's order, the offset of New York on a day, and those of the model validators.
 """
 
 from __future__ import annotations
