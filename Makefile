@@ -16,6 +16,9 @@ $(STAMP): constraints.txt pyproject.toml contracts/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; set PYTHON to one"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./contracts -e '.[dev]'
+	@# ib_async and ib_insync need different modules of one name: the tests of the former see this folder first.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade -c constraints.txt --no-deps \
+		--target $(VENV)/ib_async ib_async aeventkit
 	@touch $@
 
 setup: $(STAMP) ## Make .venv with everything installed

@@ -2,10 +2,13 @@
 
 FlowError
 ├── ConfigurationError   settings, arguments or files given by a person; nothing was done (exit code 2)
-└── BackfillFailed       a strict run met an ERROR (exit code 1)
+├── BackfillFailed       a strict run met an ERROR (exit code 1)
+└── CaptureFailed        a live capture could not do what was asked (exit code 1)
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class FlowError(Exception):
@@ -26,3 +29,15 @@ class BackfillFailed(FlowError):  # noqa: N818 - says what happened
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class CaptureFailed(FlowError):  # noqa: N818 - says what happened
+    """A live capture failed, or a part of it; what was captured is on disk and recorded.
+
+    Attributes:
+        summary: the result of the run as a JSON document; None when it came to none.
+    """
+
+    def __init__(self, message: str, *, summary: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary

@@ -50,6 +50,13 @@ def _dataset(value: str) -> str:
     return code
 
 
+def _exchange(value: str) -> str:
+    code = value.strip().upper()
+    if not re.fullmatch(r"[A-Z][A-Z0-9.]{0,15}", code):
+        raise ValueError("use SMART or the broker's name of an exchange, such as ISLAND")
+    return code
+
+
 Switch = Annotated[bool, BeforeValidator(_switch)]
 ExpandedPath = Annotated[Path, AfterValidator(_expand)]
 
@@ -114,6 +121,45 @@ class Settings(BaseSettings):
     l2_keep_raw: Switch = Field(True, description="Keep the vendor's files in CACHE_PATH: nothing is paid for twice.")
     l2_min_free_gb: float = Field(2, ge=0, allow_inf_nan=False, description="Free space below which a run pauses.")
     l2_max_run_gb: float = Field(0, ge=0, allow_inf_nan=False, description="Most a run may write; 0: off.")
+    l2_rotate_minutes: float = Field(
+        15, gt=0, le=1440, allow_inf_nan=False, description="Live capture: length of a segment, from ET midnight on."
+    )
+    l2_flush_seconds: float = Field(
+        1, ge=0.05, le=60, allow_inf_nan=False, description="Live capture: the most that a kill can lose."
+    )
+    l2_queue_messages: int = Field(
+        200_000, ge=1_000, le=10_000_000, description="Live capture: messages that may wait to be journaled."
+    )
+    l2_silence_seconds: float = Field(
+        60,
+        gt=0,
+        allow_inf_nan=False,
+        description="Live capture: a book that is silent for so long in regular hours is subscribed anew.",
+    )
+    ib_host: str = Field("127.0.0.1", description="Host of TWS or IB Gateway.")
+    ib_port: int | None = Field(None, ge=1, le=65535, description="Its API port; unset: by mode, see below.")
+    ib_live_port: int = Field(7496, ge=1, le=65535, description="TWS, live account.")
+    ib_paper_port: int = Field(7497, ge=1, le=65535, description="TWS, paper account.")
+    ib_gateway_live_port: int = Field(4001, ge=1, le=65535, description="IB Gateway, live account.")
+    ib_gateway_paper_port: int = Field(4002, ge=1, le=65535, description="IB Gateway, paper account.")
+    ib_client_id: int = Field(
+        2011, ge=1, le=2**31 - 100, description="API client id; when it is in use, the next ones are tried."
+    )
+    ib_paper_trading: Switch = Field(True, description="The gateway is that of a paper account; decides the port.")
+    ib_use_tws: Switch = Field(False, description="TWS instead of IB Gateway; decides the port.")
+    connection_timeout: float = Field(
+        30, gt=0, le=3600, allow_inf_nan=False, description="Seconds that a connection to the gateway may take."
+    )
+    ib_max_depth_lines: int = Field(
+        3, ge=1, le=60, description="Simultaneous depth subscriptions that the account may have."
+    )
+    ib_exchange: Annotated[str, AfterValidator(_exchange)] = Field(
+        "SMART", description="Whose book is captured: SMART, or one exchange such as ISLAND or ARCA."
+    )
+    ib_library: Literal["ib_insync", "ib_async"] | None = Field(
+        None, description="The gateway's client; unset: the one that is installed, ib_insync before ib_async."
+    )
+    force_fake_ib: Switch = Field(False, description="`1` uses the bundled sandbox gateway, not the host and port.")
     retry_attempts: int = Field(3, ge=0, le=20, description="Attempts after the first for retryable vendor errors.")
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", description="Threshold of the log on stderr.")
 

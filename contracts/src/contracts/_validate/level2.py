@@ -142,6 +142,8 @@ def _bounds(metadata: _Metadata | None, name: Level2Name | None) -> tuple[int, i
     """Return the ns range of the rows: the window if the footer says it, else the ET day of the name."""
     if metadata is not None:
         try:
+            if isinstance(metadata, SnapshotMetadata):
+                return metadata.bounds_ns()
             return parse_window(metadata.window_et).bounds_ns(metadata.session_date)
         except InvalidWindow:
             return None

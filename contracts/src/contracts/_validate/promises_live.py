@@ -6,6 +6,8 @@ import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date, time
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -143,14 +145,21 @@ def _check_pairs(folder: _Folder, report: Report) -> None:
 
 
 def _check_replays(folder: _Folder, report: Report) -> None:
-    """Replay each session as a whole, then the segments of no session, each by itself or after the one before it."""
+    """Replay each session as a whole, day by day, then the segments of no session, each alone or after the last one."""
     alone = dict(folder.pairs)
+    replay: BookReplay | None = None
     for _, stats in folder.sessions:
         stamps = sorted({stamp for name in stats.files or () if (stamp := _stamp(name)) in folder.pairs})
         for stamp in stamps:
             alone.pop(stamp, None)
-        _check_replay([folder.pairs[stamp] for stamp in stamps], None, report)
-    replay: BookReplay | None = None
+        replay = None
+        for number, (_, of_day) in enumerate(groupby(stamps, key=itemgetter(0))):
+            segments = [folder.pairs[stamp] for stamp in of_day]
+            if number and replay is None:
+                # The book at midnight is not known.
+                break
+            replay = _check_replay(segments, replay, report, only_after=number > 0)
+    replay = None
     day: date | None = None
     for stamp in sorted(alone):
         replay = _check_replay([alone[stamp]], replay if stamp[0] == day else None, report)
@@ -162,8 +171,16 @@ def _stamp(filename: str) -> _Stamp | None:
     return None if name is None or name.stamp is None else (name.day, name.stamp)
 
 
-def _check_replay(pairs: Sequence[_Pair], before: BookReplay | None, report: Report) -> BookReplay | None:
-    """Replay segments that belong together from an empty book, else from the book before them.
+def _check_replay(
+    pairs: Sequence[_Pair], before: BookReplay | None, report: Report, *, only_after: bool = False
+) -> BookReplay | None:
+    """Replay segments of one day that belong together from an empty book, else from the book before them.
+
+    Args:
+        pairs: The segments in order.
+        before: The book that may live on in them.
+        report: Where a difference goes.
+        only_after: They go on with the book before them, which may be another day's.
 
     Returns:
         The book after them; None when they differ or cannot be compared.
@@ -177,7 +194,7 @@ def _check_replay(pairs: Sequence[_Pair], before: BookReplay | None, report: Rep
         if pair.messages is not None
     ]
     found: list[Difference] = []
-    books = [BookReplay(metadata)]
+    books = [before.on(metadata)] if before is not None and only_after else [BookReplay(metadata)]
     if before is not None and before.metadata == metadata:
         books.append(copy.deepcopy(before))
     for book in books:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,8 +15,7 @@ from contracts._replay.file import read_records
 from contracts._validate.rows import first_line
 from contracts.book import Replayer
 from contracts.errors import ContractError, shown
-from contracts.sessions import parse_window
-from contracts.timestamps import ns_from_text
+from contracts.timestamps import iso_utc_from_ns, ns_from_text
 from contracts.v1.depth_messages import SCHEMA_VERSION
 from contracts.v1.level2 import SNAPSHOT_SCHEMA
 
@@ -62,8 +63,24 @@ class BookReplay:
 
     def __init__(self, metadata: SnapshotMetadata) -> None:
         self.metadata = metadata
-        start_ns, self._end_ns = parse_window(metadata.window_et).bounds_ns(metadata.session_date)
+        start_ns, self._end_ns = metadata.bounds_ns()
         self._replayer = Replayer(metadata.levels, metadata.interval_ms, start_ns)
+
+    def on(self, metadata: SnapshotMetadata) -> Self:
+        """Return a replay of another day that begins with a copy of this book."""
+        following = type(self)(metadata)
+        book = copy.deepcopy(self._replayer.book)
+        symbol, is_known, removes = self._replayer.symbol, book.is_known, book.clear()
+        if symbol is not None and is_known:
+            # A book that is known and empty is made by a row that comes and goes.
+            changes = [("add", *remove[1:]) for remove in reversed(removes)]
+            changes = changes or [("add", "bid", 0, 1.0, 1), ("remove", "bid", 0, 1.0, 1)]
+            eve = iso_utc_from_ns(np.array([metadata.bounds_ns()[0] - 1], np.int64))[0].as_py()
+            names = ("operation", "side", "level", "price", "size")
+            following._replayer.feed(  # noqa: SLF001 - one of us
+                {"timestamp": eve, "symbol": symbol, **dict(zip(names, change, strict=True))} for change in changes
+            )
+        return following
 
     def first_difference(self, segments: Sequence[Segment]) -> Difference | None:
         """Replay further segments and return the first row that differs from their snapshots, in bounded memory.

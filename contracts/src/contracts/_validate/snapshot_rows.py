@@ -48,6 +48,11 @@ class SnapshotRows(RowChecks):
             "Best first: bids falling, asks rising, each price once.",
             "error",
         ),
+        "price-order-live": (
+            "prices of a live book do not run away from the best one",
+            "The broker moves rows one message at a time; rare rows are in between, many mean a wrong book.",
+            "warning",
+        ),
         "timestamp-order": ("the time is before that of the row above", "Rows stand in the order of receipt.", "error"),
         "grid-twice": ("the time is that of the row above", "A sampled file has one row per grid point.", "error"),
         "grid-hole": (
@@ -65,6 +70,7 @@ class SnapshotRows(RowChecks):
         super().__init__(bounds)
         self._levels = None if metadata is None else metadata.levels
         self._interval_ns = 0 if metadata is None else metadata.interval_ms * 1_000_000
+        self._is_live = metadata is not None and metadata.source == "ibkr"
         self._timestamps_parse = True
 
     def check_batch(self, batch: pa.RecordBatch) -> None:
@@ -78,7 +84,7 @@ class SnapshotRows(RowChecks):
                 continue
             for at in range(0, batch.num_rows, _BLOCK_ROWS):
                 block = slice(at, at + _BLOCK_ROWS)
-                for rule, field, rows in _level_faults(side, prices[block], sizes[block]):
+                for rule, field, rows in _level_faults(side, prices[block], sizes[block], self._is_live):
                     self.note(rule, field, rows, at)
 
     def check_seam(self, before: Self, row: int) -> None:
@@ -136,10 +142,16 @@ class SnapshotRows(RowChecks):
         return flat.reshape(rows, self._levels)
 
 
-def _level_faults(side: str, prices: _Float64, sizes: _Int64) -> Iterator[tuple[str, str, Mask]]:
-    """Yield rule, column and the rows of a block that break it."""
+def _level_faults(side: str, prices: _Float64, sizes: _Int64, is_live: bool) -> Iterator[tuple[str, str, Mask]]:
+    """Yield rule, column and the rows of a block that break it.
+
+    A live book is kept as its messages make it: each venue of a consolidated book has a row of its own, so that
+    neighbours may have one price, and a change of several rows comes in several messages.
+    """
     better, worse = prices[:, :-1], prices[:, 1:]
     ordered = better > worse if side == "bid" else better < worse
+    if is_live:
+        ordered |= better == worse
     # Nearly every block is of full, sound books: two passes and the ends of ordered prices tell, and NaN fails each
     # comparison.
     low, high = (prices[:, -1], prices[:, 0]) if side == "bid" else (prices[:, 0], prices[:, -1])
@@ -155,7 +167,7 @@ def _level_faults(side: str, prices: _Float64, sizes: _Int64) -> Iterator[tuple[
     missing = no_price & no_size
     yield "missing-inside", price_field, _rows_with(missing[:, :-1] & ~missing[:, 1:])
     both = ~missing[:, :-1] & ~missing[:, 1:] & np.isfinite(better) & np.isfinite(worse)
-    yield "price-order", price_field, _rows_with(both & ~ordered)
+    yield "price-order-live" if is_live else "price-order", price_field, _rows_with(both & ~ordered)
 
 
 def _rows_with(faults: npt.NDArray[np.bool_]) -> Mask:

@@ -6,17 +6,22 @@ vendor's event stream is another artifact, `level2_events`.
 
 from __future__ import annotations
 
+from datetime import time
 from typing import ClassVar, Final, Literal
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
+from contracts.sessions import parse_window
 from contracts.v1._footer import FooterMetadata, Source
 from contracts.v1._model import Contract, Count, FilledText, IsoDate, Positive, Symbol, WindowText
 
 SCHEMA_VERSION: Final = "level2_snapshot.v1"
 
 DEFAULT_LEVELS: Final = 10
+
+_LAST_MINUTE: Final = time(23, 59)
+_MINUTE_NS: Final = 60_000_000_000
 
 SNAPSHOT_SCHEMA: Final[pa.Schema] = pa.schema(
     [
@@ -94,6 +99,19 @@ class SnapshotMetadata(FooterMetadata):
     producer: FilledText = Field(
         title="Producer", description="Name and version of the writing program.", examples=["trading-data 0.1.0"]
     )
+
+    def bounds_ns(self) -> tuple[int, int]:
+        """Return where the rows lie: start, inclusive, and end, exclusive, in nanoseconds since 1970 UTC.
+
+        That is the window on the session's day; but a window cannot end at 24:00, so the window of a live file that
+        ends at its last possible minute, 23:59, goes to midnight.
+        """
+        window = parse_window(self.window_et)
+        start_ns, end_ns = window.bounds_ns(self.session_date)
+        if self.source == "ibkr" and window.end == _LAST_MINUTE:
+            # Clocks never change in the last minute of a New York day.
+            end_ns += _MINUTE_NS
+        return start_ns, end_ns
 
 
 def snapshot_schema(metadata: SnapshotMetadata) -> pa.Schema:
