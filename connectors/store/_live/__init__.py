@@ -1,0 +1,1 @@
+"""What `connectors.store.live` is made of."""
