@@ -5,19 +5,17 @@ Nothing is served here; the child runs `python -m connectors.sandbox databento`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
 import ssl
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+from connectors.sandbox._process import SandboxDidNotStartError, end_child, read_announcement
 from connectors.sandbox.databento_server import (
     DEFAULT_API_KEY,
     DEFAULT_RECORDS_PER_HOUR,
@@ -29,12 +27,9 @@ if TYPE_CHECKING:
     from datetime import date, datetime
     from types import TracebackType
 
-_STOP_S: Final = 15.0
+__all__ = ["SandboxDidNotStartError", "SandboxProcess"]
+
 _CALL_S: Final = 10.0
-
-
-class SandboxDidNotStartError(RuntimeError):
-    """The sandbox process ended or stayed silent; the message carries what it wrote on stderr."""
 
 
 class SandboxProcess:
@@ -101,10 +96,13 @@ class SandboxProcess:
             start_new_session=True,  # a Ctrl-C in the terminal is the parent's to handle
         )
         try:
-            self._read_announcement(self._child)
+            values = read_announcement(self._child, self._stderr, self._start_within_s)
         except BaseException:
             self.stop()
             raise
+        self.gateway_url = values["gateway_url"]
+        self.ca_file = Path(values["ca_file"])
+        self.pid = values["pid"]
         return self
 
     def __exit__(
@@ -112,42 +110,11 @@ class SandboxProcess:
     ) -> None:
         self.stop()
 
-    def _read_announcement(self, child: subprocess.Popen[bytes]) -> None:
-        if child.stdout is None or self._stderr is None:
-            raise RuntimeError("the child has no pipes")
-        line = b""
-        deadline = time.monotonic() + self._start_within_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                more = os.read(child.stdout.fileno(), 4096) if ready else b""
-                if not more:
-                    self._stderr.seek(0)
-                    said = self._stderr.read().decode(errors="replace").strip() or "nothing on stderr"
-                    raise SandboxDidNotStartError(
-                        f"the sandbox vendor did not start within {self._start_within_s:g} s: {said}"
-                    )
-                line += more
-        said_so = json.loads(line)
-        self.gateway_url = said_so["gateway_url"]
-        self.ca_file = Path(said_so["ca_file"])
-        self.pid = said_so["pid"]
-
     def stop(self) -> None:
         """End the child and wait for it; harmless when it is gone."""
         child, self._child = self._child, None
         if child is not None:
-            child.terminate()
-            try:
-                child.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            end_child(child)
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None

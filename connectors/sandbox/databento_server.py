@@ -10,31 +10,30 @@ package is and is not: see `connectors.sandbox`.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
-import signal
 import ssl
 import sys
 import tempfile
 import threading
 from datetime import UTC, date, datetime, time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import psutil
 import trustme
 
 from connectors.sandbox._api import VendorApi
 from connectors.sandbox._generated import DEFAULT_RECORDS_PER_HOUR, GeneratedMarket
 from connectors.sandbox._http import LOOPBACK, LoggedRequest, SandboxHttpServer
+from connectors.sandbox._process import announce as announce_to
+from connectors.sandbox._process import serve_until_told
 from connectors.sandbox._replay import ReplayMarket
 from connectors.sandbox.faults import Fault, FaultBook, parse_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from connectors.sandbox._market import Market
 
@@ -51,7 +50,6 @@ __all__ = [
 
 DEFAULT_API_KEY: Final = "db-sandbox-0000000000000000000000"
 DEFAULT_USD_PER_GB: Final = 1.0
-_PARENT_POLL_S: Final = 0.5
 
 
 class DatabentoSandbox:
@@ -241,40 +239,23 @@ def run_forever(
         request_log=request_log,
         now=now,
     )
-    ended = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with sandbox:
-            _announce(sandbox, announce)
-            if until_stdin_ends:
-                threading.Thread(target=_set_at_eof, args=(ended,), daemon=True).start()
-            _wait(ended, parent_pid)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with sandbox:
+        serve_until_told(
+            partial(_announce, sandbox, announce), parent_pid=parent_pid, until_stdin_ends=until_stdin_ends
+        )
     return 0
 
 
 def _announce(sandbox: DatabentoSandbox, target: str) -> None:
-    line = json.dumps(
+    announce_to(
         {
             "gateway_url": sandbox.gateway_url,
             "ca_file": str(sandbox.ca_file),
             "api_key": sandbox.api_key,
             "pid": os.getpid(),
-        }
+        },
+        target,
     )
-    if target == "-":
-        print(line, flush=True)  # noqa: T201 - the command's answer
-    else:
-        path = Path(target)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        partial.write_text(line + "\n", encoding="utf-8")
-        partial.replace(path)
     exports = "\n".join(f"  export {name}='{value}'" for name, value in sandbox.env().items())
     print(  # noqa: T201 - help for a person
         f"Sandbox vendor (Databento protocol, invented data) on {sandbox.gateway_url}\n{exports}\n"
@@ -284,22 +265,3 @@ def _announce(sandbox: DatabentoSandbox, target: str) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def _set_at_eof(ended: threading.Event) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        while os.read(0, 1024):
-            pass
-    ended.set()
-
-
-def _wait(ended: threading.Event, parent_pid: int | None) -> None:
-    parent: Any = None
-    if parent_pid is not None:
-        try:
-            parent = psutil.Process(parent_pid)
-        except psutil.NoSuchProcess:
-            return
-    while not ended.wait(_PARENT_POLL_S):
-        if parent is not None and not parent.is_running():  # also tells a reused pid from the parent
-            return
