@@ -1,1 +1,1 @@
-"""Interactive Brokers: a gateway's live order books, seen message by message; the only importer of its client library."""
+"""Interactive Brokers: live order books, seen message by message; the only importer of the gateway's client."""
