@@ -1,7 +1,7 @@
 """The command `trading-data`. Commands import what they need when they run, so `--help` and `--describe` are quick.
 
-Exit codes: 0 fine, 1 a strict run with an ERROR or a failure on the way, 2 usage or configuration error before any
-work, 130 stopped early (a signal or a storage guard) with what was done recorded.
+Exit codes: 0 fine, 1 a strict run with an ERROR, a failed capture or a failure on the way, 2 usage or configuration
+error before any work, 130 a backfill stopped early (a signal or a storage guard) with what was done recorded.
 """
 
 from __future__ import annotations
@@ -138,6 +138,100 @@ def backfill(
     raise typer.Exit(run(parameters, sandbox=sandbox, as_flow=prefect))
 
 
+NOTES["record-depth"] = Notes(
+    outputs=(
+        "<root>/level2/<SYMBOL>/<date>_messages_<HHMMSS>.json and _snapshots_<HHMMSS>.parquet per segment",
+        "<root>/level2/<SYMBOL>/session_stats_<YYYYMMDD_HHMMSS>.json; <root>/l2_gaps.jsonl: every hole",
+        "stdout: one line per symbol, RECORDED <SYMBOL> messages=.. snapshots=.. gaps=.. segments=.. end=..",
+        "the live view and the log go to stderr; SIGINT and SIGTERM end a capture cleanly, exit code 0",
+    ),
+    dependencies=("TWS or IB Gateway with its API switched on, or --sandbox", "settings: docs/ENVIRONMENT.md"),
+    examples=(
+        "trading-data record-depth --sandbox --symbol AAPL --symbol MSFT --duration 1",
+        "trading-data record-depth --symbol AAPL --levels 20 --interval 50 --window 09:30-16:00 --live",
+        "trading-data record-depth --symbol AAPL --exchange ISLAND --duration 30 --output captures",
+    ),
+)
+
+
+@app.command("record-depth")
+def record_depth(
+    symbol: Annotated[
+        list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated [today's of the task list].")
+    ] = None,
+    levels: Annotated[int | None, typer.Option("--levels", min=1, max=50, help="Levels per side [L2_LEVELS].")] = None,
+    interval: Annotated[
+        int | None,
+        typer.Option(
+            "--interval", min=0, help="Milliseconds between snapshots, 0: every message [L2_SNAPSHOT_INTERVAL_MS]."
+        ),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="Minutes from now, fractions allowed [the window].")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="HH:MM-HH:MM", help="ET window of today [the L2 window].")
+    ] = None,
+    exchange: Annotated[
+        str | None, typer.Option("--exchange", help="SMART, or one exchange such as ISLAND [IB_EXCHANGE].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Data root [DATA_PATH_OVERRIDE].")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Host of the gateway [IB_HOST].")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Its API port [IB_PORT, else by mode].")
+    ] = None,
+    client_id: Annotated[int | None, typer.Option("--client-id", min=1, help="API client id [IB_CLIENT_ID].")] = None,
+    paper: Annotated[
+        bool | None, typer.Option("--paper/--live", help="Paper or live account [IB_PAPER_TRADING].")
+    ] = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox gateway.")] = False,
+    prefect: Annotated[
+        bool | None,
+        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow [when PREFECT_API_URL is set]."),
+    ] = None,
+    _describe: Describe = False,
+    _version: Version = False,
+) -> None:
+    """Capture live Level-2 books from Interactive Brokers: every message, and snapshots on a grid."""
+    from flows.cli_record import run  # noqa: PLC0415 - heavy
+
+    parameters = {
+        "symbols": symbol,
+        "minutes": duration,
+        "levels": levels,
+        "interval_ms": interval,
+        "window": window,
+        "exchange": exchange,
+        "host": host,
+        "port": port,
+        "client_id": client_id,
+        "paper": paper,
+        "output": output,
+    }
+    raise typer.Exit(run(parameters, sandbox=sandbox, as_flow=prefect))
+
+
+NOTES["recover"] = Notes(
+    outputs=(
+        "the segments, stats and gap records of captures that died, from their journals",
+        "stdout: one line per session and symbol, RECOVERED <SYMBOL> ..",
+    ),
+    examples=("trading-data recover", "trading-data recover --output captures"),
+)
+
+
+@app.command()
+def recover(
+    output: Annotated[Path | None, typer.Option("--output", help="Data root [DATA_PATH_OVERRIDE].")] = None,
+    _describe: Describe = False,
+    _version: Version = False,
+) -> None:
+    """Bring in what captures that died had journaled; captures that are running are left alone."""
+    from flows.cli_record import recover as recover_root  # noqa: PLC0415 - heavy
+
+    raise typer.Exit(recover_root(output))
+
+
 NOTES["validate"] = Notes(
     outputs=("stdout: one line per finding, then totals; with --json one JSON object",),
     examples=("trading-data validate data", "trading-data validate --quick --json data/level2/AAPL"),
@@ -188,6 +282,36 @@ def sandbox_databento(
         code = run_forever(port=port, replay_dir=replay, faults=fault or (), records_per_hour=records_per_hour)
     except (ValueError, OSError) as error:
         typer.echo(f"trading-data sandbox databento: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    raise typer.Exit(code)
+
+
+NOTES["sandbox ib-gateway"] = Notes(
+    outputs=("stdout: one JSON line {host, port, control_port, pid} when ready",),
+    examples=(
+        "trading-data sandbox ib-gateway --port 4002",
+        "trading-data sandbox ib-gateway --rate 200 --fault reset-317:symbol=AAPL,after_s=5",
+    ),
+)
+
+
+@sandbox_app.command("ib-gateway")
+def sandbox_ib_gateway(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="Depth messages per second and symbol.")] = 50.0,
+    depth_lines: Annotated[int, typer.Option("--depth-lines", min=1, help="Depth lines of the account.")] = 3,
+    fault: Annotated[list[str] | None, typer.Option("--fault", help="A fault to show; may be repeated.")] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="One JSON line per client request and fault.")] = None,
+    _describe: Describe = False,
+    _version: Version = False,
+) -> None:
+    """Serve an IB gateway with invented books on loopback until interrupted."""
+    from connectors.sandbox.ib_gateway_process import run_forever  # noqa: PLC0415 - heavy
+
+    try:
+        code = run_forever(port=port, rate_per_s=rate, depth_lines=depth_lines, faults=fault or (), log=log)
+    except (ValueError, OSError) as error:
+        typer.echo(f"trading-data sandbox ib-gateway: {error}", err=True)
         raise typer.Exit(EXIT_USAGE) from None
     raise typer.Exit(code)
 

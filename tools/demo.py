@@ -1,7 +1,8 @@
 """`make demo`: the main job from end to end against the bundled vendor, on a machine with nothing but Python.
 
-Starts the sandbox vendor and a Prefect server on loopback, backfills a small task list as a Prefect flow, validates
-everything that was written, shows what lies where, and stops what it started.
+Starts the sandbox vendor and a Prefect server on loopback, backfills a small task list as a Prefect flow, captures two
+books from the sandbox gateway for some seconds, validates everything that was written, shows what lies where, and stops
+what it started.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ FAULTS = (
     f"unknown-symbol:symbol={FAILING[0]}",
     "cut-mid-stream:endpoint=timeseries.get_range,symbol=MSFT,times=1",
 )
+CAPTURED = ("AAPL", "MSFT")
+CAPTURE_MINUTES = 0.1
 SERVER_START_S = 120.0
 
 PREFECT_ENV = {
@@ -132,6 +135,34 @@ def show(console: Console, outcome: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def capture() -> int:
+    """Capture live books for some seconds, as the plain command; its exit code."""
+    symbols = [argument for symbol in CAPTURED for argument in ("--symbol", symbol)]
+    env = {**os.environ, "DATA_PATH_OVERRIDE": str(DATA / "data"), "L2_MIN_FREE_GB": "0.2"}
+    options = ["--sandbox", "--no-prefect", "--duration", str(CAPTURE_MINUTES), *symbols]
+    run = subprocess.run([BIN / "trading-data", "record-depth", *options], env=env, cwd=DATA, check=False)
+    return run.returncode
+
+
+def show_captures(console: Console) -> None:
+    """What the captures of this and earlier demos left."""
+    table = Table(title="What was captured live", title_justify="left")
+    for column in ("symbol", "began (UTC)", "messages", "snapshots", "gaps", "ended", "files"):
+        table.add_column(column, justify="right" if column in ("messages", "snapshots", "gaps") else "left")
+    for path in sorted(DATA.glob("data/level2/*/session_stats_*.json")):
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        table.add_row(
+            stats["symbol"],
+            stats["recording_date"][:19],
+            str(stats["num_messages"]),
+            str(stats["num_snapshots"]),
+            str(stats["gaps"]),
+            stats["end_reason"],
+            "\n".join(stats["files"]),
+        )
+    console.print(table)
+
+
 def main() -> int:
     """Run the demo; 0 when everything is as promised."""
     DATA.mkdir(parents=True, exist_ok=True)
@@ -163,24 +194,36 @@ def main() -> int:
             )
             if run.returncode:
                 return run.returncode
-    say("3. Stopped what was started. Validating every file that was written ...")
+    seconds = round(CAPTURE_MINUTES * 60)
+    say(
+        f"3. Capturing {' and '.join(CAPTURED)} live for {seconds} s from the sandbox gateway (TWS API on loopback) ..."
+    )
+    if code := capture():
+        return code
+    say("4. Stopped what was started. Validating every file that was written ...")
     check = subprocess.run([BIN / "marketdata-contracts", "validate", "--strict", DATA / "data"], check=False)
     with manifest.open("rb") as lines:
         lines.seek(seen)
         outcome = [json.loads(line) for line in lines]
-    show(Console(width=120), outcome)
+    console = Console(width=120)
+    show(console, outcome)
+    show_captures(console)
     closed = ", ".join(day for day in DAYS if day not in {line["date"] for line in outcome})
     say(f"Dropped from the list, for the exchange was closed: {closed}")
     say(f"Snapshots: {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_snapshots_databento.parquet")
+    say(f"Captures:  {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_messages_<HHMMSS>.json and _snapshots_<HHMMSS>.parquet")
+    say(f"Gaps:      {DATA / 'data' / 'l2_gaps.jsonl'}")
     say(f"Manifest:  {manifest}")
     say(f"Summary:   {DATA / 'data' / 'backfill_l2_summary.json'}")
     say(f"Kept vendor files, so that nothing is paid for twice: {DATA / 'cache'}")
     say()
     say("Try next:")
-    say("  make demo                                   again: everything that exists is SKIP")
+    say("  make demo                                   again: everything that exists is SKIP, a new capture is added")
     say("  .venv/bin/trading-data backfill --sandbox --symbol NVDA --date 2025-09-05 --dry-run")
     say("  .venv/bin/trading-data backfill --sandbox --symbol NVDA --date 2025-09-05 --interval-ms 0")
     say("  .venv/bin/trading-data sandbox databento    the vendor alone, for your own experiments")
+    say("  .venv/bin/trading-data sandbox ib-gateway   the gateway alone, for any TWS API client")
+    say("  .venv/bin/trading-data record-depth --sandbox --symbol NVDA --duration 1")
     say("  .venv/bin/trading-data describe --all")
     return check.returncode
 

@@ -48,6 +48,24 @@ KEYS: dict[str, tuple[str, object, str | None]] = {
     "L2_KEEP_RAW": ("False", False, ""),
     "L2_MIN_FREE_GB": ("0.5", 0.5, "nan"),
     "L2_MAX_RUN_GB": ("1.5", 1.5, "a lot"),
+    "L2_ROTATE_MINUTES": ("0.5", 0.5, "0"),
+    "L2_FLUSH_SECONDS": ("2", 2.0, "0"),
+    "L2_QUEUE_MESSAGES": ("5000", 5000, "10"),
+    "L2_SILENCE_SECONDS": ("90", 90.0, "inf"),
+    "IB_HOST": ("gateway", "gateway", None),
+    "IB_PORT": ("4003", 4003, "65536"),
+    "IB_LIVE_PORT": ("1", 1, "0"),
+    "IB_PAPER_PORT": ("2", 2, "no port"),
+    "IB_GATEWAY_LIVE_PORT": ("3", 3, "-1"),
+    "IB_GATEWAY_PAPER_PORT": ("4", 4, "1.5"),
+    "IB_CLIENT_ID": ("7", 7, "0"),
+    "IB_PAPER_TRADING": ("no", False, "paper"),
+    "IB_USE_TWS": ("yes", True, "tws"),
+    "CONNECTION_TIMEOUT": ("2.5", 2.5, "0"),
+    "IB_MAX_DEPTH_LINES": ("5", 5, "0"),
+    "IB_EXCHANGE": (" island ", "ISLAND", "IS LAND"),
+    "IB_LIBRARY": ("ib_async", "ib_async", "ibapi"),
+    "FORCE_FAKE_IB": ("1", True, "sandbox"),
     "RETRY_ATTEMPTS": ("0", 0, "-1"),
     "LOG_LEVEL": ("debug", "DEBUG", "CHATTY"),
 }
@@ -125,7 +143,7 @@ def test_other_words_are_neither(word, monkeypatch):
 
 
 def test_keys_of_the_other_repository_are_ignored(monkeypatch):
-    Path(".env").write_text("TF_1_MODEL=large\nIB_PORT=not a port\nexport SOMETHING='quoted'\n# a comment\n")
+    Path(".env").write_text("TF_1_MODEL=large\nTF_1_PORT=not a port\nexport SOMETHING='quoted'\n# a comment\n")
     monkeypatch.setenv("L2_UNHEARD_OF", "1")
     assert load_settings() == load_settings(None)
 

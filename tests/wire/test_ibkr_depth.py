@@ -377,6 +377,14 @@ def test_four_symbols_on_three_lines_with_one_refused():
     assert list(capture.outcome.refusals) == ["MSFT"]
 
 
+def test_a_session_whose_symbols_are_all_refused_ends_at_once():
+    with IbGateway(unknown=("GONE",), refused={"MSFT": 354}) as gateway:
+        with Capture(gateway, ("GONE", "MSFT"), seconds=600) as capture:
+            outcome = capture.join()
+        assert capture.clock.now_ns() < capture.end_ns - 500 * S
+    assert list(outcome.refusals) == ["GONE", "MSFT"]
+
+
 def test_late_messages_of_a_cancelled_request_are_counted_only(scripted, seen):
     scripted.late_after_cancel(5)
     scripted.halt("AAPL")

@@ -1,0 +1,395 @@
+"""A whole live capture, without Prefect: a job in, files on the data root, one result out.
+
+One event loop for the gateway, the recorder's threads beside it, and around both what ends a session: its planned end,
+a wish to stop, a full disk, a journal that cannot be written. Whatever ends it, what was captured is on disk when
+`record` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import signal
+import threading
+import time
+import uuid
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from connectors.ibkr.clock import ReceiptClock
+from connectors.ibkr.depth import DepthCapture, DepthRequest
+from connectors.ibkr.errors import GatewayUnreachable, IbkrError
+from connectors.ibkr.library import load
+from connectors.ibkr.session import GatewayAddress, port_for
+from connectors.store.atomic import write_json_atomic
+from connectors.store.errors import StorageGuardHit, StoreError
+from connectors.store.live import CaptureFolder
+from connectors.store.mirror import mirror
+from contracts.sessions import ET
+from flows.capture_progress import CaptureStatus, SymbolStatus
+from flows.capture_recorder import Recorder
+from flows.capture_spec import RecorderProgress, SessionSpec, SymbolProgress
+from flows.errors import ConfigurationError
+from flows.record_orphans import Orphans
+from flows.record_result import RecordResult, SymbolRecord
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from connectors.ibkr.depth import CaptureOutcome
+    from connectors.ibkr.session import GatewayInfo
+    from flows.capture_progress import Watcher
+    from flows.capture_spec import SessionResult
+    from flows.record_job import RecordJob
+
+logger = logging.getLogger(__name__)
+
+DISK_EVERY_S: Final = 30.0
+_RECORDER_EVERY_S: Final = 0.25
+_LONGEST_NAP_S: Final = 1.0
+_NS: Final = 10**9
+
+
+class Stop:
+    """A wish to end a capture, from any thread; the first one counts."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
+
+    def ask(self, reason: str) -> None:
+        """Let the capture end cleanly.
+
+        Args:
+            reason: a word, which comes into the stats; in case of trouble a colon follows, and more for people.
+        """
+        if self.reason is None:
+            self.reason = reason
+        loop, event = self._loop, self._event
+        if loop is not None and event is not None:
+            # The loop may be gone: then there is nothing to stop.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
+
+    def bind(self) -> asyncio.Event:
+        """The wish as an event of the running loop."""
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if self.reason is not None:
+            self._event.set()
+        return self._event
+
+
+def record(job: RecordJob, *, stop: Stop | None = None, watchers: Sequence[Watcher] = ()) -> RecordResult:
+    """Wait for a job's window and capture until it ends, or until somebody asks to stop.
+
+    In the main thread SIGINT and SIGTERM ask; elsewhere only `stop` does. Dead sessions of the data root are recovered
+    meanwhile by a child process.
+
+    Args:
+        job: a job with symbols, checked by `check_ready`.
+        stop: asked from other threads.
+        watchers: watch from the first wait to the last file.
+
+    Raises:
+        ConfigurationError: the client library or the data root cannot be used; nothing was captured.
+    """
+    return asyncio.run(_Run(job, stop or Stop(), watchers).run())
+
+
+class _Run:
+    """One run; `status` may be asked from any thread."""
+
+    def __init__(self, job: RecordJob, stop: Stop, watchers: Sequence[Watcher]) -> None:
+        self._job = job
+        self._stop = stop
+        self._watchers = watchers
+        self._spec: SessionSpec | None = None
+        self._recorder: Recorder | None = None
+        self._capture: DepthCapture | None = None
+        self._told_of_sandbox = job.sandbox
+        self._orphans: list[Orphans] = []
+
+    async def run(self) -> RecordResult:
+        stopping = self._stop.bind()
+        with _signals(self._stop), ExitStack() as watched:
+            for watch in self._watchers:
+                watched.enter_context(watch(self.status))
+            try:
+                await self._wait_for_window(stopping)
+                if self._stop.reason is not None:
+                    return RecordResult(None, self._stop.reason)
+                async with _gateway(self._job) as address:
+                    return await self._record(address, stopping)
+            finally:
+                for orphans in self._orphans:
+                    await asyncio.to_thread(orphans.finish)
+
+    async def _recover_orphans(self) -> None:
+        self._orphans.append(await asyncio.to_thread(Orphans.recover, self._job.root))
+
+    async def _wait_for_window(self, stopping: asyncio.Event) -> None:
+        start_ns = self._job.start_ns
+        if start_ns is None or time.time_ns() >= start_ns:
+            return
+        logger.info("waiting for the window %s ET", self._job.window)
+        await self._recover_orphans()
+        # In short naps by the wall clock: the machine may sleep, and its clock may be set.
+        while (left_s := (start_ns - time.time_ns()) / _NS) > 0 and not stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(left_s, _LONGEST_NAP_S))
+        if time.time_ns() >= self._job.end_ns(start_ns):
+            raise ConfigurationError(f"nothing was captured: the window {self._job.window} ET went by during the wait")
+
+    async def _record(self, address: GatewayAddress, stopping: asyncio.Event) -> RecordResult:
+        job = self._job
+        try:
+            # It takes a while to import; nothing is captured yet.
+            load(job.settings.ib_library)
+            clock = ReceiptClock()
+            self._spec = spec = _spec(job, clock.now_ns())
+            recorder = Recorder(job.root, spec, now_ns=clock.now_ns)
+            capture = DepthCapture(
+                address,
+                DepthRequest(
+                    symbols=job.symbols,
+                    levels=job.levels,
+                    exchange=job.exchange,
+                    max_lines=job.settings.ib_max_depth_lines,
+                    silence_s=job.settings.l2_silence_seconds,
+                ),
+                recorder,
+                clock=clock,
+                end_ns=spec.planned_end_ns,
+                stop=stopping,
+                library=job.settings.ib_library,
+                on_connected=self._on_connected,
+            )
+            recorder.start()
+            # Not before: the hole of a session that died goes to the start of this one.
+            await self._recover_orphans()
+        except (IbkrError, StoreError) as error:
+            raise ConfigurationError(f"nothing was captured: {error}") from error
+        logger.info(
+            "session %s of %s, until %s", spec.session_id, " ".join(spec.symbols), _wall_clock(spec.planned_end_ns)
+        )
+        self._recorder, self._capture = recorder, capture
+        outcome, failure = await self._capture_until_it_ends(capture)
+        reason, failures = self._verdict(outcome, failure)
+        logger.info("the capture ends (%s); what waits is written and published", reason)
+        refused = {symbol: f"refused: {why}" for symbol, why in outcome.refusals.items()} if outcome else {}
+        session = await asyncio.to_thread(recorder.finish, clock.now_ns(), reason, refused)
+        return await asyncio.to_thread(self._result, session, reason, failures)
+
+    async def _capture_until_it_ends(self, capture: DepthCapture) -> tuple[CaptureOutcome | None, Exception | None]:
+        watches = [asyncio.create_task(watch) for watch in (self._watch_disk(), self._watch_recorder())]
+        try:
+            return await capture.run(), None
+        except IbkrError as error:
+            return None, error
+        except Exception as error:
+            logger.exception("the capture failed; what was captured is kept")
+            return None, error
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _watch_disk(self) -> None:
+        guard = self._job.free_space()
+        while True:
+            try:
+                await asyncio.to_thread(guard.check)
+            except StorageGuardHit as hit:
+                self._stop.ask(f"storage: {hit}")
+            except StoreError as error:
+                logger.warning("the free space is not known: %s", error)
+            await asyncio.sleep(DISK_EVERY_S)
+
+    async def _watch_recorder(self) -> None:
+        while self._recorder is not None:
+            if self._recorder.failed is not None:
+                self._stop.ask(f"journal: {self._recorder.failed}")
+            await asyncio.sleep(_RECORDER_EVERY_S)
+
+    def _on_connected(self, info: GatewayInfo) -> None:
+        paper = self._job.settings.ib_paper_trading
+        if info.accounts_are_paper is not None and info.accounts_are_paper != paper:
+            logger.warning(
+                "the gateway's accounts are %s ones, the stats will say %s as configured (IB_PAPER_TRADING, --paper)",
+                *(("paper", "live") if info.accounts_are_paper else ("live", "paper")),
+            )
+        if info.is_sandbox and not self._told_of_sandbox and self._spec is not None:
+            self._told_of_sandbox = True
+            # Whoever publishes the segments reads it there; it is small, and no message has come yet.
+            folder = CaptureFolder(self._job.root, self._spec.session_id)
+            document = folder.spec() | {"producer": producer(sandbox=True)}
+            write_json_atomic(folder.path / "session.json", document)
+
+    def _verdict(self, outcome: CaptureOutcome | None, failure: Exception | None) -> tuple[str, list[str]]:
+        """Why it ended, for the stats, and what failed."""
+        reason = self._stop.reason
+        if failure is not None:
+            word = "unreachable" if isinstance(failure, GatewayUnreachable) else type(failure).__name__.lower()
+            return reason or f"{word}: {failure}", [str(failure) or type(failure).__name__]
+        failures = list(outcome.refusals.values()) if outcome else []
+        if reason is not None:
+            # A wish is one word; trouble says more.
+            return reason, [reason, *failures] if ":" in reason else failures
+        if outcome is not None and outcome.gateway is None:
+            return "unreachable: there was no connection to the gateway", ["there was no connection to the gateway"]
+        return "duration" if self._job.window is None else "window", failures
+
+    def _result(self, session: SessionResult, reason: str, failures: list[str]) -> RecordResult:
+        root = self._job.root
+        stats = [root.path / found.stats_path for found in session.symbols.values() if found.stats_path]
+        mirror([*stats, root.gaps], root.path, self._job.settings.ml_backup_path)
+        rows = tuple(
+            SymbolRecord(
+                symbol=symbol,
+                messages=found.messages,
+                snapshots=found.snapshots,
+                gaps=found.gaps,
+                segments=found.segments,
+                end=found.end_reason.partition(":")[0].lower(),
+                files=found.files,
+            )
+            for symbol, found in session.symbols.items()
+        )
+        # What ended the session is often a problem of the recorder too.
+        more = [problem for problem in session.problems if not any(problem in failure for failure in failures)]
+        return RecordResult(session.session_id, reason, rows, (*failures, *more))
+
+    def status(self) -> CaptureStatus:
+        """How it stands."""
+        spec, recorder, capture, now_ns = self._spec, self._recorder, self._capture, time.time_ns()
+        progress = _progress(recorder) if recorder is not None else None
+        states = capture.states() if capture is not None else {}
+        shown = progress.symbols if progress is not None else {}
+        start_ns = spec.start_ns if spec else self._job.start_ns or now_ns
+        end_ns = spec.planned_end_ns if spec else self._job.end_ns(start_ns)
+        return CaptureStatus(
+            symbols=tuple(
+                _symbol_status(symbol, states.get(symbol, "waiting"), shown.get(symbol, SymbolProgress()))
+                for symbol in self._job.symbols
+            ),
+            waiting=spec is None,
+            queue=progress.queued if progress else 0,
+            lag_ms=progress.lag_ms if progress else 0.0,
+            elapsed_s=max(0.0, (min(now_ns, end_ns) - start_ns) / _NS),
+            left_s=max(0.0, (end_ns - now_ns) / _NS),
+            reconnects=capture.reconnects if capture is not None else 0,
+        )
+
+
+def producer(*, sandbox: bool) -> str:
+    """Name and version of the writer; rows of invented books say so."""
+    return f"trading-data {version('trading-data')}{' (sandbox)' if sandbox else ''}"
+
+
+def _spec(job: RecordJob, now_ns: int) -> SessionSpec:
+    settings = job.settings
+    return SessionSpec(
+        session_id=uuid.uuid4().hex[:12],
+        symbols=job.symbols,
+        levels=job.levels,
+        interval_ms=job.interval_ms,
+        start_ns=now_ns,
+        planned_end_ns=job.end_ns(now_ns),
+        paper_mode=settings.ib_paper_trading,
+        producer=producer(sandbox=job.sandbox),
+        exchange=job.exchange,
+        rotate_minutes=settings.l2_rotate_minutes,
+        flush_s=settings.l2_flush_seconds,
+        queue_messages=settings.l2_queue_messages,
+    )
+
+
+def _address(job: RecordJob) -> GatewayAddress:
+    settings = job.settings
+    return GatewayAddress(
+        host=settings.ib_host,
+        port=port_for(
+            port=settings.ib_port,
+            paper=settings.ib_paper_trading,
+            use_tws=settings.ib_use_tws,
+            live=settings.ib_live_port,
+            paper_tws=settings.ib_paper_port,
+            gateway_live=settings.ib_gateway_live_port,
+            gateway_paper=settings.ib_gateway_paper_port,
+        ),
+        client_id=settings.ib_client_id,
+        connect_timeout_s=settings.connection_timeout,
+    )
+
+
+@asynccontextmanager
+async def _gateway(job: RecordJob) -> AsyncIterator[GatewayAddress]:
+    """Where the gateway is; a sandbox job has one of its own for as long as it runs."""
+    address = _address(job)
+    if not job.sandbox:
+        yield address
+        return
+    from connectors.sandbox.ib_gateway_process import IbGatewayProcess  # noqa: PLC0415 - only when asked for
+
+    gateway = IbGatewayProcess(depth_lines=job.settings.ib_max_depth_lines)
+    await asyncio.to_thread(gateway.__enter__)
+    try:
+        yield replace(address, host=gateway.host, port=gateway.port)
+    finally:
+        await asyncio.to_thread(gateway.stop)
+
+
+@contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a clean end; again they change nothing, for then it is under way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        if stop.reason is None:
+            logger.warning("%s: ending the capture; what was captured is written", number.name)
+        else:
+            logger.warning("%s: the capture is ending already; please wait", number.name)
+        stop.ask(number.name.lower())
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        loop.add_signal_handler(number, ask, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            # None: it was not set by Python, and cannot be set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _progress(recorder: Recorder) -> RecorderProgress | None:
+    # Its counters grow in another thread; a look at the wrong moment fails, and is tried again next time.
+    with suppress(RuntimeError):
+        return recorder.progress()
+    return None
+
+
+def _symbol_status(symbol: str, state: str, found: SymbolProgress) -> SymbolStatus:
+    return SymbolStatus(
+        symbol=symbol,
+        state=state,
+        messages=found.messages,
+        bid=found.top.bid_price if found.top.bid_size else None,
+        ask=found.top.ask_price if found.top.ask_size else None,
+        gap=found.open_gap,
+        segments=found.segments,
+    )
+
+
+def _wall_clock(ns: int) -> str:
+    return f"{dt.datetime.fromtimestamp(ns // _NS, tz=ET):%H:%M:%S} ET"
