@@ -80,6 +80,7 @@ class GapState:
 
     Holes stay contiguous: while one is open, the next incident ends it where it begins itself. Only a lost connection
     whose book was kept is no incident of its own yet: what is learned after it takes over its start, one record in all.
+    So does a better reason why a session never saw its book.
 
     Args:
         current: The hole that is open from before.
@@ -101,7 +102,9 @@ class GapState:
         if before is None:
             self.current = OpenGap(since_ns, cause, detail, clear)
             return None
-        if before.cause == "disconnect" and not before.clear:
+        is_learned = before.cause == "disconnect" and not before.clear
+        # Nothing was ever seen: why not is all that is new.
+        if is_learned or before.cause == cause == "connect":
             self.current = OpenGap(before.start_ns, cause, detail, clear)
             return None
         start_ns = max(since_ns, before.start_ns)

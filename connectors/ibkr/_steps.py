@@ -255,7 +255,7 @@ class LineSteps:
         line.stale_id = line.request_id
         self._release(line, cancel=False)
         if line.is_blind:
-            # A record of its own, which says why nothing will come.
+            # Of a book that was never seen it is the same hole, which now has a reason.
             self._sink.lost(line.symbol, now_ns, line.cause, reason, since_ns=now_ns, clear=True)
         else:
             self._lose(line, now_ns, "data_lost", reason, since_ns=now_ns)

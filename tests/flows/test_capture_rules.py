@@ -63,6 +63,12 @@ def test_what_is_learned_after_a_lost_connection_takes_over_its_start():
     assert state.seen(20) == ClosedGap(10, 20, "data_lost", "1101")
 
 
+def test_a_book_that_is_never_seen_leaves_one_record_with_the_reason():
+    state = GapState(OpenGap(0, "connect", "not connected yet", clear=True))
+    assert state.lost(10, "connect", "error 354", clear=True) is None
+    assert state.seen(90) == ClosedGap(0, 90, "connect", "error 354")
+
+
 def test_a_cleared_book_is_an_incident_of_its_own():
     state = GapState()
     state.lost(10, "disconnect", "closed", clear=True)

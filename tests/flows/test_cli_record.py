@@ -195,6 +195,9 @@ def test_a_refused_symbol_is_exit_code_1_and_named(place, at_gateway):
     assert code == 1
     assert [(row[0], row[5]) for row in RECORDED.findall(out)] == [("GONE", "refused"), ("AAPL", "duration")]
     assert re.search("trading-data record-depth: GONE.*200", err)
+    (gap,) = place.gaps("GONE")
+    assert gap["cause"] == "connect"
+    assert "200" in gap["detail"]
     place.check()
 
 
