@@ -54,6 +54,7 @@ bench: $(STAMP) ## Speed and memory, side by side with the alternatives
 	$(BIN)/python benchmarks/validate.py
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/capture.py
 
 schemas: $(STAMP) ## Generate the JSON Schemas from the models
 	$(BIN)/python tools/schemas.py

@@ -163,7 +163,7 @@ def record_depth(
     interval: Annotated[
         int | None,
         typer.Option(
-            "--interval", min=0, help="Milliseconds between snapshots, 0: every message [L2_SNAPSHOT_INTERVAL_MS]."
+            "--interval", min=0, help="Milliseconds between snapshots, 0: one per message [L2_SNAPSHOT_INTERVAL_MS]."
         ),
     ] = None,
     duration: Annotated[
