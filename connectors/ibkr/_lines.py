@@ -212,8 +212,10 @@ class DepthLines(LineSteps):
     # What they mean for all lines.
 
     def _outage(self, now_ns: int, code: int, text: str) -> None:
-        if self._outage_ns is None:
-            self._outage_ns = now_ns
+        is_new = self._outage_ns is None
+        # Told again, what came before it does not show that the broker is back.
+        self._outage_ns = now_ns
+        if is_new:
             for line in self._by_request.values():
                 self._lose(line, now_ns, "disconnect", f"error {code}: {text}", since_ns=now_ns, clear=False)
 

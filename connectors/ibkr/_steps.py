@@ -115,7 +115,7 @@ class LineSteps:
                     and -_INFINITE < price < _INFINITE
                     and 0 <= size < _INFINITE
                 ):
-                    self._unread(line, ns)
+                    self._sink.note(line.symbol, "unreadable")
                     return
                 if line.is_blind:
                     self._see(line, ns)
@@ -131,7 +131,7 @@ class LineSteps:
         """A depth message that the client library could not read."""
         line = self._by_request.get(request_id)
         if line is not None:
-            self._unread(line, self._now_ns())
+            self._sink.note(line.symbol, "unreadable")
 
     def close(self) -> None:
         """Cancel every request; nothing is told to the sink from now on."""
@@ -177,12 +177,6 @@ class LineSteps:
         self._release(line, cancel=True)
         line.needs_room = True
         self._lose(line, ns, "queue_drop", "the queue of the recorder is full", since_ns=ns)
-
-    def _unread(self, line: Line, ns: int) -> None:
-        """From here on the gateway's book is another than what its messages tell us."""
-        self._sink.note(line.symbol, "unreadable")
-        self._ask_again(line, ns, "a message could not be read", since_ns=ns)
-        self._retry_later(line, ns)
 
     def _ask_again(self, line: Line, now_ns: int, detail: str, *, since_ns: int) -> None:
         self._release(line, cancel=True)

@@ -419,24 +419,13 @@ def test_a_full_queue_is_a_gap_until_there_is_room():
         {"size": float("nan")},
     ],
 )
-def test_what_cannot_be_a_record_is_counted_and_the_book_asked_for_anew(bad):
-    """It is part of the gateway's book: from there on the two differ."""
+def test_what_cannot_be_a_record_is_counted_and_not_handed_on(bad):
     desk = live()
+    desk.error(317, "AAPL")
     desk.taken()
     words = {"position": 0, "market_maker": "ARCA", "operation": 0, "side": 1, "price": 230.01, "size": 1.0, **bad}
     desk.hook(desk.ids["AAPL"], *words.values())
-    now = desk.s(desk.now)
-    assert desk.taken() == [("note", "AAPL", "unreadable"), ("lost", "AAPL", now, "data_lost", now, True)]
-    desk.wait(0.1)
-    assert [asked for asked, *_ in desk.taken("asked")] == ["cancel", "subscribe"]
-    desk.hook(desk.ids["AAPL"], *words.values())
-    assert desk.taken() == [("note", "AAPL", "unreadable")], "nothing was seen: the same hole"
-    desk.wait(0.5)
-    assert [asked for asked, *_ in desk.taken("asked")] == ["cancel"], "a gateway that goes on so is not hammered"
-    desk.wait(0.6)
-    desk.taken("asked")
-    desk.send("AAPL")
-    assert [entry[0] for entry in desk.taken()] == ["seen", "message"]
+    assert desk.taken() == [("note", "AAPL", "unreadable")]
 
 
 def test_messages_of_requests_that_were_never_made_are_only_counted():

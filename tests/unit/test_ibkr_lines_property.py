@@ -172,6 +172,7 @@ class Gateway(RuleBasedStateMachine):
     def tells_instrument(self, is_known):
         request_id, symbol = self.asked_details.popitem()
         if not is_known:
+            self.incident(symbol)
             self.refused.add(symbol)
         self.lines.details(request_id, [symbol] if is_known else [])
         self.answer()
@@ -203,9 +204,7 @@ class Gateway(RuleBasedStateMachine):
     def sends_garbage(self, symbol, size):
         request_id = self.request_of(symbol)
         if request_id is not None:
-            self.incident(symbol)
             self.hook(request_id, 0, "", 0, 1, 1.0, size)
-            self.answer()
 
     @rule(symbol=symbols, code=st.sampled_from([316, 317, 2152, 10167]))
     def says(self, symbol, code):
