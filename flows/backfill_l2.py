@@ -26,6 +26,7 @@ from flows.backfill_preview import preview
 from flows.backfill_run import attempt_day, run_backfill
 from flows.errors import BackfillFailed
 from flows.progress import watching
+from flows.run_log import show_own_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,6 +115,7 @@ def backfill_l2(
         max_cost_usd=max_cost_usd,
         dry_run=dry_run,
     )
+    show_own_lines(job.context.settings.log_level)
     if dry_run:
         return preview(job.context, job.tasks)
     with watching(len(job.tasks)) as progress:

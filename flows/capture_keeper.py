@@ -38,6 +38,8 @@ _MOST_AT_ONCE: Final = 32
 _LONGEST_SILENCE_S: Final = 1800.0
 _POLL_S: Final = 1.0
 _NICENESS: Final = 10
+_MOST_STRIKES: Final = 10
+_ADVICE: Final = "Free the disk or put right what is named, then run `trading-data recover`."
 _SHOWN: Final = 400
 
 _Segment = tuple[str, int]
@@ -124,18 +126,22 @@ class Keeper:
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._is_done():
+        strikes = 0
+        while strikes < _MOST_STRIKES:
             try:
-                event = self._events.get(timeout=_POLL_S)
-            except Empty:
-                event = self._watch
-            try:
+                if self._is_done():
+                    return
+                try:
+                    event = self._events.get(timeout=_POLL_S)
+                except Empty:
+                    event = self._watch
                 event()
                 self._write_gaps()
                 self._start_child()
             except Exception as error:  # noqa: BLE001 - the session must come to its end
                 _log.exception("the capture goes on, but its files may be incomplete")
-                self._problems[f"an error of the recorder itself: {type(error).__name__}: {error}"] = None
+                self._problems[f"an error of the recorder itself: {type(error).__name__}: {error}. {_ADVICE}"] = None
+                strikes += self._ending is not None
 
     def _is_done(self) -> bool:
         if self._ending is None or self._child is not None or self._waiting:
@@ -199,9 +205,9 @@ class Keeper:
                 self._fail_waiting("its gap records cannot be written")
             return
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
         root = self._folder.root
         try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
             self._child = subprocess.Popen(  # noqa: S603 - our own module
                 [
                     *(sys.executable, "-P", "-m", "flows.capture_close"),
@@ -217,7 +223,9 @@ class Keeper:
                 start_new_session=True,
             )
         except OSError as error:
-            self._errors.close()
+            if self._errors is not None:
+                self._errors.close()
+                self._errors = None
             self._failed.update(dict.fromkeys(batch, f"its process cannot be started: {error}"))
             return
         self._doing = set(batch)
@@ -276,7 +284,7 @@ class Keeper:
         self._waiting.clear()
 
     def _end(self, end_ns: int, reason: str) -> None:
-        advice = "Free the disk or put right what is named, then run `trading-data recover`."
+        advice = _ADVICE
         for (symbol, number), why in self._failed.items():
             self._problems[f"segment {number} of {symbol} is not published, its journal is kept: {why} {advice}"] = None
         if self._gaps:

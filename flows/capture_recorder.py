@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -79,6 +79,8 @@ class Recorder:
         self._keeper = Keeper(self._folder, spec, self._max_lag_of)
         self._queue: deque[Message | _Control] = deque()
         self._limit = spec.queue_messages
+        self._notes: Counter[tuple[str, str]] = Counter()
+        self._notes_lock = threading.Lock()
         self._tapes: dict[str, Tape] = {}
         self._closed: list[tuple[str, int]] = []
         self._boundary_ns = self._boundary_after(spec.start_ns)
@@ -203,7 +205,19 @@ class Recorder:
 
     def note(self, symbol: str, kind: str) -> None:
         """Count an anomaly that is no message of the book; always taken."""
-        self._queue.append(_Control(symbol, 0, 0, lambda tape, _: tape.note(kind)))
+        key = symbol, kind
+        with self._notes_lock:
+            self._notes[key] += 1
+            if self._notes[key] > 1:
+                # One that waits counts for all: a gateway that is slow to obey must not fill the memory.
+                return
+
+        def act(tape: Tape, _: int) -> None:
+            with self._notes_lock:
+                count = self._notes.pop(key, 0)
+            tape.note(kind, count)
+
+        self._queue.append(_Control(symbol, 0, 0, act))
 
     def has_room(self) -> bool:
         """Tell whether at least half of the queue is free."""
@@ -312,6 +326,9 @@ class Recorder:
                     written.append(tape)
             except StoreError as refused:
                 error = refused
+                if tape.is_unsynced:
+                    # What such a disk has taken may be lost already: trying again could succeed and prove nothing.
+                    self._fail(str(refused))
         if error is not None:
             self._stuck(error)
             return False

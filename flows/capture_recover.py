@@ -30,7 +30,6 @@ from flows.capture_gaps import ClosedGap, GapState, OpenGap
 from flows.capture_spec import SessionResult, SessionSpec
 from flows.capture_stats import Totals
 from flows.capture_time import day_of, ns_of_datetime, utc_datetime
-from flows.errors import FlowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +73,7 @@ def recover(root: DataRoot, *, now_ns: Callable[[], int] = time.time_ns) -> list
                 recovered.append(_recover(folder, now_ns()))
         except StoreBusy:
             _log.info("somebody else recovers session %s", session_id)
-        except (StoreError, FlowError, ContractError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - the other sessions must still be recovered
             # Another recovery may have been faster.
             if folder.path.exists():
                 recovered.append(RecoveredSession(session_id, {}, (_problem(f"session {session_id}", error),)))
@@ -138,7 +137,7 @@ def _publish_all(folder: CaptureFolder, spec: SessionSpec, symbol: str, gaps: _G
             for gap in read_facts(read_journal(file.path)).gaps:
                 gaps.append(symbol, gap)
             publish(folder, spec, symbol, file.number)
-        except (StoreError, ContractError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001 - a damaged journal must not hold up the others
             problems.append(_problem(f"segment {file.number} of {symbol} in session {spec.session_id}", error))
             is_whole = False
     return is_whole
@@ -149,8 +148,9 @@ def _append_crash(gaps: _GapFile, symbol: str, end: SegmentEnd, until_ns: int) -
     if open_gap is not None:
         gaps.append(symbol, open_gap)
     # A recorder whose disk refused ends with a record of its own from there on.
-    if until_ns > end.last_ns and not gaps.has_start(symbol, end.last_ns):
-        gaps.append(symbol, ClosedGap(end.last_ns, until_ns, "crash", _DETAIL))
+    if not gaps.has_end_from(symbol, end.last_ns):
+        # A clock that was set back can be behind what the recorder saw; that it died must be told all the same.
+        gaps.append(symbol, ClosedGap(end.last_ns, max(until_ns, end.last_ns), "crash", _DETAIL))
 
 
 def _next_start_ns(folder: CaptureFolder, symbol: str, last_ns: int) -> int:
@@ -212,9 +212,9 @@ class _GapFile:
             append_line(self._path, line)
             self._remember(line.encode())
 
-    def has_start(self, symbol: str, start_ns: int) -> bool:
-        """Tell whether there is a record that begins at a moment, whatever its cause."""
-        return any(known[:2] == (symbol, start_ns) for known in self._known)
+    def has_end_from(self, symbol: str, start_ns: int) -> bool:
+        """Tell whether there is a record of the session's last hole, from a moment on."""
+        return any((symbol, start_ns, cause) in self._known for cause in (CRASH, "queue_drop"))
 
     def count(self, symbol: str) -> int:
         """Return how many records there are of a symbol."""

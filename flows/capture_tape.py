@@ -69,6 +69,7 @@ class Tape:
         max_lag_ms: Longest time from receipt to journal, as the recorder measures it.
         top: The best rows at the last flush.
         counted: Ignored messages at the last flush, by kind.
+        is_unsynced: The disk refused to flush what it had taken.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Tape:
         self._seq_at_beat = self._seq_at_flush = 0
         self.max_lag_ms = 0.0
         self._must_sync = False
+        self.is_unsynced = False
         self._begin(spec.start_ns)
 
     # --- what the session says -------------------------------------------------------------------------------------
@@ -152,9 +154,9 @@ class Tape:
             self._control("seen", ns)
             self._closed(self.gaps.seen(ns))
 
-    def note(self, kind: str) -> None:
+    def note(self, kind: str, count: int = 1) -> None:
         """Count something that is no message of the book."""
-        self._notes[kind] += 1
+        self._notes[kind] += count
 
     def alive(self, ns: int) -> None:
         """Say that the recorder lives, unless a record since the last time says so."""
@@ -212,8 +214,9 @@ class Tape:
             StoreError: The disk refuses.
         """
         if self._must_sync and self._writer is not None:
+            self.is_unsynced = True
             self._writer.sync()
-            self._must_sync = False
+            self.is_unsynced = self._must_sync = False
 
     def give_up(self, end_ns: int, detail: str) -> None:
         """Forget what could not be written; from the last moment that is in the journal on there is a hole."""

@@ -106,7 +106,7 @@ def backfill(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox vendor.")] = False,
     prefect: Annotated[
         bool | None,
-        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow [when PREFECT_API_URL is set]."),
+        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow. Default: when PREFECT_API_URL is set."),
     ] = None,
     _describe: Describe = False,
     _version: Version = False,
@@ -157,7 +157,7 @@ NOTES["record-depth"] = Notes(
 @app.command("record-depth")
 def record_depth(
     symbol: Annotated[
-        list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated [today's of the task list].")
+        list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated. Default: today's of the task list.")
     ] = None,
     levels: Annotated[int | None, typer.Option("--levels", min=1, max=50, help="Levels per side [L2_LEVELS].")] = None,
     interval: Annotated[
@@ -167,10 +167,10 @@ def record_depth(
         ),
     ] = None,
     duration: Annotated[
-        float | None, typer.Option("--duration", help="Minutes from now, fractions allowed [the window].")
+        float | None, typer.Option("--duration", help="Minutes from now, fractions allowed. Default: the window.")
     ] = None,
     window: Annotated[
-        str | None, typer.Option("--window", metavar="HH:MM-HH:MM", help="ET window of today [the L2 window].")
+        str | None, typer.Option("--window", metavar="HH:MM-HH:MM", help="ET window of today. Default: the L2 window.")
     ] = None,
     exchange: Annotated[
         str | None, typer.Option("--exchange", help="SMART, or one exchange such as ISLAND [IB_EXCHANGE].")
@@ -178,7 +178,7 @@ def record_depth(
     output: Annotated[Path | None, typer.Option("--output", help="Data root [DATA_PATH_OVERRIDE].")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Host of the gateway [IB_HOST].")] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help="Its API port [IB_PORT, else by mode].")
+        int | None, typer.Option("--port", min=1, max=65535, help="Its API port. Default: IB_PORT, else by mode.")
     ] = None,
     client_id: Annotated[int | None, typer.Option("--client-id", min=1, help="API client id [IB_CLIENT_ID].")] = None,
     paper: Annotated[
@@ -187,7 +187,7 @@ def record_depth(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox gateway.")] = False,
     prefect: Annotated[
         bool | None,
-        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow [when PREFECT_API_URL is set]."),
+        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow. Default: when PREFECT_API_URL is set."),
     ] = None,
     _describe: Describe = False,
     _version: Version = False,

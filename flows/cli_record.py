@@ -10,7 +10,10 @@ import os
 import signal
 import sys
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.ibkr.errors import IbkrError
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OK, FAILED, USAGE = 0, 1, 2
+_API_TIMEOUT_S: Final = 5.0
 
 _OF_THE_FLOW: Final = ("symbols", "minutes", "levels", "interval_ms", "window", "exchange")
 _OF_THE_ENVIRONMENT: Final = {
@@ -66,7 +70,7 @@ def run(parameters: dict[str, Any], *, sandbox: bool, as_flow: bool | None) -> i
         with _environment(parameters, sandbox=sandbox):
             _log_to_stderr(load_settings().log_level)
             wanted = {name: parameters[name] for name in _OF_THE_FLOW}
-            if as_flow or (as_flow is None and os.environ.get("PREFECT_API_URL")):
+            if as_flow or (as_flow is None and _is_api_there()):
                 return _run_as_flow(wanted)
             return _run_here(wanted)
     except ConfigurationError as error:
@@ -88,6 +92,7 @@ def recover(output: Path | None) -> int:
         with _environment({"output": output}, sandbox=False):
             settings = load_settings()
             _log_to_stderr(settings.log_level)
+            _check_folder(output)
             sessions = recover_root(settings.data_root)
     except ConfigurationError as error:
         return _fail("recover", error, USAGE)
@@ -105,6 +110,27 @@ def recover(output: Path | None) -> int:
     if not sessions:
         print("trading-data recover: nothing to recover", file=sys.stderr)  # noqa: T201 - what there is to say
     return FAILED if problems else OK
+
+
+def _check_folder(output: Path | None) -> None:
+    if output is not None and not output.is_dir():
+        raise ConfigurationError(f"{output} is no folder; name the data root whose captures died")
+
+
+def _is_api_there() -> bool:
+    """Whether Prefect's API is configured and answers; a market day must not be lost because it does not."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return False
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_API_TIMEOUT_S) as answer:  # noqa: S310 - the user's own server
+            return bool(answer.status == HTTPStatus.OK)
+    except urllib.error.HTTPError:
+        # It is there; what it lacks, Prefect says better.
+        return True
+    except (OSError, ValueError) as error:
+        logger.warning("Prefect's API at PREFECT_API_URL does not answer (%s): capturing without it", error)
+        return False
 
 
 def _run_here(wanted: dict[str, Any]) -> int:

@@ -33,6 +33,7 @@ from flows.errors import CaptureFailed, ConfigurationError
 from flows.record_job import RecordJob, assemble, check_ready
 from flows.record_result import RecordResult
 from flows.record_run import Stop, record
+from flows.run_log import show_own_lines
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +92,11 @@ def record_depth(
     if job.closed:
         return Completed(name=_CLOSED, message=f"the exchange is closed on {job.day}")
     check_ready(job)
+    show_own_lines(job.settings.log_level)
     artifacts = _Artifacts()
     result, signalled = capture_level2(partial(_capture, job, artifacts), label=job.label)
     if isinstance(signalled, TerminationSignal) and _is_supervised():
+        artifacts.finish()
         # A runner asked, for a cancellation or its own end: it knows which state that makes.
         raise signalled
     artifacts.finish()

@@ -45,15 +45,19 @@ class Orphans:
         if not dead:
             return cls(None, None)
         logger.warning("recovering %d sessions of dead recorders: %s", len(dead), ", ".join(dead))
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `finish`
-        child = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-P", "-m", "flows.capture_recover", str(root.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # A Ctrl-C in the terminal is the parent's to handle.
-            start_new_session=True,
-        )
+        try:
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `finish`
+            child = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-P", "-m", "flows.capture_recover", str(root.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A Ctrl-C in the terminal is the parent's to handle.
+                start_new_session=True,
+            )
+        except OSError as error:
+            logger.warning("the recovery cannot be started, try `trading-data recover` later: %s", error)
+            return cls(None, None)
         return cls(child, output)
 
     def finish(self) -> None:

@@ -26,7 +26,7 @@ from connectors.ibkr.library import load
 from connectors.ibkr.session import GatewayAddress, port_for
 from connectors.store.atomic import write_json_atomic
 from connectors.store.errors import StorageGuardHit, StoreError
-from connectors.store.live import CaptureFolder
+from connectors.store.live import CaptureFolder, living_sessions
 from connectors.store.mirror import mirror
 from contracts.sessions import ET
 from flows.capture_progress import CaptureStatus, SymbolStatus
@@ -113,6 +113,7 @@ class _Run:
         self._capture: DepthCapture | None = None
         self._told_of_sandbox = job.sandbox
         self._orphans: list[Orphans] = []
+        self._is_over = False
 
     async def run(self) -> RecordResult:
         stopping = self._stop.bind()
@@ -137,7 +138,6 @@ class _Run:
         if start_ns is None or time.time_ns() >= start_ns:
             return
         logger.info("waiting for the window %s ET", self._job.window)
-        await self._recover_orphans()
         # In short naps by the wall clock: the machine may sleep, and its clock may be set.
         while (left_s := (start_ns - time.time_ns()) / _NS) > 0 and not stopping.is_set():
             with suppress(TimeoutError):
@@ -170,19 +170,29 @@ class _Run:
                 on_connected=self._on_connected,
             )
             recorder.start()
-            # Not before: the hole of a session that died goes to the start of this one.
-            await self._recover_orphans()
         except (IbkrError, StoreError) as error:
             raise ConfigurationError(f"nothing was captured: {error}") from error
         logger.info(
             "session %s of %s, until %s", spec.session_id, " ".join(spec.symbols), _wall_clock(spec.planned_end_ns)
         )
         self._recorder, self._capture = recorder, capture
-        outcome, failure = await self._capture_until_it_ends(capture)
+        for other, shared in living_sessions(job.root, besides=spec.session_id, symbols=job.symbols):
+            logger.warning(
+                "session %s captures %s at the same time: each session has files and rows of its own, and readers "
+                "refuse to mix them",
+                *(other, " ".join(shared)),
+            )
+        try:
+            # Not before the start: the hole of a session that died goes to the start of this one.
+            await self._recover_orphans()
+            outcome, failure = await self._capture_until_it_ends(capture)
+        except BaseException:
+            recorder.finish(clock.now_ns(), "interrupted")
+            raise
         reason, failures = self._verdict(outcome, failure)
         logger.info("the capture ends (%s); what waits is written and published", reason)
-        refused = {symbol: f"refused: {why}" for symbol, why in outcome.refusals.items()} if outcome else {}
-        session = await asyncio.to_thread(recorder.finish, clock.now_ns(), reason, refused)
+        session = await asyncio.to_thread(recorder.finish, clock.now_ns(), reason, _own_reasons(outcome))
+        self._is_over = True
         return await asyncio.to_thread(self._result, session, reason, failures)
 
     async def _capture_until_it_ends(self, capture: DepthCapture) -> tuple[CaptureOutcome | None, Exception | None]:
@@ -264,6 +274,9 @@ class _Run:
         more = [problem for problem in session.problems if not any(problem in failure for failure in failures)]
         return RecordResult(session.session_id, reason, rows, (*failures, *more))
 
+    def _state_of(self, state: str) -> str:
+        return "ended" if self._is_over and state not in ("refused", "queued") else state
+
     def status(self) -> CaptureStatus:
         """How it stands."""
         spec, recorder, capture, now_ns = self._spec, self._recorder, self._capture, time.time_ns()
@@ -274,7 +287,9 @@ class _Run:
         end_ns = spec.planned_end_ns if spec else self._job.end_ns(start_ns)
         return CaptureStatus(
             symbols=tuple(
-                _symbol_status(symbol, states.get(symbol, "waiting"), shown.get(symbol, SymbolProgress()))
+                _symbol_status(
+                    symbol, self._state_of(states.get(symbol, "waiting")), shown.get(symbol, SymbolProgress())
+                )
                 for symbol in self._job.symbols
             ),
             waiting=spec is None,
@@ -284,6 +299,16 @@ class _Run:
             left_s=max(0.0, (end_ns - now_ns) / _NS),
             reconnects=capture.reconnects if capture is not None else 0,
         )
+
+
+def _own_reasons(outcome: CaptureOutcome | None) -> dict[str, str]:
+    """Why symbols ended for which there is more to say than why the session did."""
+    if outcome is None:
+        return {}
+    queued = [symbol for symbol, state in outcome.states.items() if state == "queued"]
+    return dict.fromkeys(queued, "queued: no depth line was free") | {
+        symbol: f"refused: {why}" for symbol, why in outcome.refusals.items()
+    }
 
 
 def producer(*, sandbox: bool) -> str:

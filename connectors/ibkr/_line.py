@@ -93,6 +93,7 @@ class Line:
         is_blind: A gap is open.
         is_held: It is an outage's that goes on: what comes does not end it.
         is_kept: The gap left the book as it was.
+        is_told: It was said that the symbol waits for a line.
         cause: Of the open gap.
     """
 
@@ -105,6 +106,7 @@ class Line:
         "is_blind",
         "is_held",
         "is_kept",
+        "is_told",
         "last_ns",
         "needs_room",
         "request_id",
@@ -138,6 +140,7 @@ class Line:
         self.is_blind = True
         self.is_held = False
         self.is_kept = False
+        self.is_told = False
         self.cause: GapCause = "connect"
 
     @property

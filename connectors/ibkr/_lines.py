@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("connectors.ibkr.depth")
 
 _LIMIT_HOLDS_NS: Final = 300 * NS_PER_S
+_LONGEST_OUTAGE_NS: Final = 120 * NS_PER_S
 _STRAGGLERS_NS: Final = 5 * NS_PER_S
 _LONGEST_SILENCE_S: Final = 1800.0
 
@@ -83,6 +84,7 @@ class DepthLines(LineSteps):
         self.limit = self._max_lines
         now_ns = self._now_ns()
         self._watch_from_ns = now_ns
+        self._last_id = self._unjudged_id = 0
         for line in self._lines:
             line.stale_id = line.details_id = None
         self._pump(now_ns)
@@ -193,6 +195,7 @@ class DepthLines(LineSteps):
             self._wire.forget_details(details_id)
 
     def _no_line(self, line: Line, now_ns: int, said: str) -> None:
+        request_id = line.request_id or 0
         self._release(line, cancel=False)
         if not line.is_blind:
             self._lose(line, now_ns, "data_lost", said, since_ns=now_ns)
@@ -203,6 +206,10 @@ class DepthLines(LineSteps):
                 if each.stale_id is not None:
                     self._wire.cancel(each.stale_id)
                 each.stale_id = None
+            # What was asked for before this was refused for want of the same lines.
+            self._unjudged_id = self._last_id
+            return
+        if request_id <= self._unjudged_id:
             return
         self.limit = len(self._by_request)
         self._probe_at_ns = now_ns + _LIMIT_HOLDS_NS
@@ -253,6 +260,9 @@ class DepthLines(LineSteps):
             self._outage_ns = None
             for line in lines:
                 self._ask_again(line, now_ns, "messages came without error 1101 or 1102", since_ns=outage_ns)
+        elif not any(line.is_held for line in lines) and now_ns - outage_ns > _LONGEST_OUTAGE_NS:
+            # Nothing is open by which its end could be noticed, so it is tried.
+            self._outage_ns = None
 
     def _watch_silence(self, now_ns: int) -> None:
         for line in list(self._by_request.values()):

@@ -22,7 +22,8 @@ _log = logging.getLogger("connectors.ibkr.depth")
 NS_PER_S: Final = 1_000_000_000
 _STEADY_NS: Final = 60 * NS_PER_S
 _DETAILS_NS: Final = 15 * NS_PER_S
-_INFINITE: Final = float("inf")
+_UNSET: Final = 2.0**63
+"""Prices and sizes from here on are the gateway's way to say that there is none."""
 
 
 class LineSteps:
@@ -67,6 +68,7 @@ class LineSteps:
         self._farms: dict[str, int] = {}
         self._warned: set[tuple[str, int]] = set()
         self._outage_ns: int | None = None
+        self._last_id = self._unjudged_id = 0
         self._watch_from_ns = 0
         self._probe_at_ns = 0
         self._was_connected = False
@@ -112,8 +114,8 @@ class LineSteps:
                     0 <= operation <= 2  # noqa: PLR2004 - add, update, remove
                     and 0 <= side <= 1
                     and position >= 0
-                    and -_INFINITE < price < _INFINITE
-                    and 0 <= size < _INFINITE
+                    and -_UNSET < price < _UNSET
+                    and 0 <= size < _UNSET
                 ):
                     self._sink.note(line.symbol, "unreadable")
                     return
@@ -219,9 +221,10 @@ class LineSteps:
             if line.instrument is None and line.details_id is None and is_due:
                 self._ask_details(wire, line, now_ns)
             if len(self._by_request) + ahead >= self.limit:
+                self._tell_queued(line, now_ns)
                 continue
             if line.instrument is not None and is_due:
-                request_id = wire.new_id()
+                request_id = self._last_id = wire.new_id()
                 line.request_id = request_id
                 line.asked_ns = now_ns
                 line.state = "subscribing"
@@ -230,6 +233,14 @@ class LineSteps:
             elif not line.yields:
                 # Its place is kept for it.
                 ahead += 1
+
+    def _tell_queued(self, line: Line, now_ns: int) -> None:
+        if line.is_blind and line.cause == "connect" and not line.is_told and line.state == "queued":
+            line.is_told = True
+            detail = f"waits for a depth line, {self.limit} in use (IB_MAX_DEPTH_LINES)"
+            _log.warning("%s: %s", line.symbol, detail)
+            # The same hole, which now has a reason.
+            self._sink.lost(line.symbol, now_ns, "connect", detail, since_ns=now_ns, clear=True)
 
     def _ask_details(self, wire: Wire, line: Line, now_ns: int) -> None:
         line.details_id = wire.new_id()

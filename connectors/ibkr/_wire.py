@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ class DepthWire:
         self._request = request
         self._lines = lines
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        # All requests are ours; the library would not count while a connection is just ending.
+        self._ids = count(int(self._client.getReqId()) if self._client.isReady() else 1)
 
     def new_id(self) -> int:
         """Return a request id that was never used on this connection."""
-        return int(self._client.getReqId())
+        return next(self._ids)
 
     def request_details(self, request_id: int, symbol: str) -> None:
         """Ask for the instrument of a symbol; `lines.details` gets the answer."""

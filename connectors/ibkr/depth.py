@@ -232,7 +232,7 @@ class DepthCapture:
             except (GatewayUnreachable, ClientIdsInUse) as error:
                 left_s = self._give_up(error, begun_s)
                 self._say(error)
-                await asyncio.wait({stopped}, timeout=min(self._backoff.next_s(), left_s, self._left_s()))
+                await self._pause(min(self._backoff.next_s(), left_s), stopped)
                 continue
             if connection is None:
                 break
@@ -255,7 +255,7 @@ class DepthCapture:
                 _log.warning(
                     "%s: connection lost (%s), next try in %.1f s", self._address, connection.gone.result(), pause_s
                 )
-                await asyncio.wait({stopped}, timeout=min(pause_s, self._left_s()))
+                await self._pause(pause_s, stopped)
 
     async def _connect(self, library: Library, stopped: asyncio.Task[Any]) -> GatewayConnection | None:
         """Connect; None when the session ended meanwhile."""
@@ -288,15 +288,28 @@ class DepthCapture:
         _log.info(
             "%s: connected with client id %d, server version %d", self._address, info.client_id, info.server_version
         )
-        # A jump while nothing was connected is no hole of its own.
-        self._clock.check()
+        if connection.gone.done():
+            # It was closed as soon as it was open; nothing can be asked of it.
+            return
+        self._check_clock()
         if self._on_connected is not None:
             self._on_connected(info)
         connection.ib.wrapper.updateMktDepthL2 = self._lines.depth_hook()
         self._lines.attach(wire, connection.accounts)
         connection.listen(on_error=self._guarded(self._lines.error), on_lost=self._guarded(self._lines.detach))
-        if connection.gone.done():
-            self._lines.detach(connection.last_data_ns, connection.gone.result())
+
+    def _check_clock(self) -> None:
+        jump = self._clock.check()
+        if jump is not None:
+            self._lines.jump(jump)
+
+    async def _pause(self, pause_s: float, stopped: asyncio.Task[Any]) -> None:
+        """Wait, with an eye on the clock: the machine may sleep meanwhile, and the end must not come later for it."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + pause_s
+        while (left_s := min(until_s - loop.time(), self._left_s())) > 0 and not self._is_over():
+            await asyncio.wait({stopped}, timeout=min(left_s, _CLOCK_CHECK_S))
+            self._check_clock()
 
     async def _serve(self, connection: GatewayConnection, stopped: asyncio.Task[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -304,9 +317,7 @@ class DepthCapture:
         while not self._is_over() and not connection.gone.done():
             if loop.time() >= check_at_s:
                 check_at_s = loop.time() + _CLOCK_CHECK_S
-                jump = self._clock.check()
-                if jump is not None:
-                    self._lines.jump(jump)
+                self._check_clock()
             connection.watch()
             self._lines.tick()
             timeout_s = min(_TICK_S, self._left_s())

@@ -21,7 +21,7 @@ taken only when free: nothing is ever overwritten. What journals and stats say i
 
 from __future__ import annotations
 
-from connectors.store._live.folder import CaptureFolder, JournalFile, dead_sessions
+from connectors.store._live.folder import CaptureFolder, JournalFile, dead_sessions, living_sessions
 from connectors.store._live.publish import SegmentRows, publish_segment
 from connectors.store._live.segments import PublishedSegment
 from connectors.store._live.stats import claim_stats, stats_path, write_stats
@@ -33,6 +33,7 @@ __all__ = [
     "SegmentRows",
     "claim_stats",
     "dead_sessions",
+    "living_sessions",
     "publish_segment",
     "stats_path",
     "write_stats",

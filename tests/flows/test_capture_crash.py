@@ -290,6 +290,38 @@ def test_a_session_whose_description_is_damaged_is_reported_and_stays(tmp_path):
     assert validate_path(tmp_path).ok
 
 
+def test_a_damaged_journal_does_not_hold_up_the_other_sessions(tmp_path):
+    killed = {}
+    for name in ("one", "two"):
+        child = start(tmp_path, name, rotate_minutes=15)
+        assert child.stdout.readline().startswith(b"0 ")
+        time.sleep(0.3)
+        killed_ns = time.time_ns()
+        killed[name] = (kill(child), journaled(tmp_path, name), killed_ns)
+    journal = tmp_path / ".capture" / "one" / "AAPL-000000.journal"
+    text = journal.read_bytes()
+    journal.write_bytes(
+        text.replace(b'"price": 100.0', b'"price": 1e0.0', 5).replace(b'"price": 1e0.0', b'"price": 100.0', 4)
+    )
+    sessions = {session.session_id: session for session in recover(DataRoot(tmp_path))}
+    assert "AAPL" in sessions["one"].problems[0]
+    assert sessions["two"].problems == ()
+    assert dead_sessions(DataRoot(tmp_path)) == ["one"]
+    journal.write_bytes(text)
+    assert recover(DataRoot(tmp_path))[0].problems == ()
+    for name, (said, before, killed_ns) in killed.items():
+        check_recovered(tmp_path, name, said, before, killed_ns)
+
+
+def test_a_crash_is_told_although_the_clock_was_set_back(tmp_path):
+    root = DataRoot(tmp_path)
+    start_ns = 1_757_000_000 * S
+    begin(root, start_ns)
+    recover(root, now_ns=lambda: start_ns - 600 * S)
+    (gap,) = gaps_of(tmp_path)["s-1", "AAPL"]
+    assert (gap["cause"], gap["gap_start"]) == ("crash", gap["gap_end"])
+
+
 def test_nothing_to_recover_is_fine(tmp_path):
     assert recover(DataRoot(tmp_path / "none")) == []
     assert not (tmp_path / "none").exists()

@@ -189,6 +189,30 @@ def test_the_next_start_recovers_what_a_kill_left_and_logs_it(place, at_gateway)
     place.check()
 
 
+def test_a_prefect_api_that_does_not_answer_costs_no_capture(place, at_gateway):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place.set(PREFECT_API_URL=f"http://127.0.0.1:{taken.getsockname()[1]}/api")
+        code, out, err = place.run("record-depth", *at_gateway, "--symbol", "AAPL", "--duration", 0.02)
+
+    assert code == 0, err
+    assert RECORDED.match(out)
+    assert "does not answer" in err
+    assert "Traceback" not in err
+
+
+def test_two_captures_of_one_symbol_are_told(place, at_gateway):
+    with place.start(*at_gateway, "--symbol", "AAPL", "--symbol", "MSFT", "--duration", 1) as first:
+        place.until_journaled(first)
+        code, _, err = place.run("record-depth", *at_gateway, "--client-id", 77, "--symbol", "AAPL", "--duration", 0.02)
+        first.send_signal(signal.SIGINT)
+        _, first_err = first.communicate(timeout=60)
+
+    assert code == 0
+    assert re.search("WARNING.*captures AAPL at the same time", err)
+    assert "at the same time" not in first_err
+
+
 def test_a_refused_symbol_is_exit_code_1_and_named(place, at_gateway):
     code, out, err = place.run("record-depth", *at_gateway, "--symbol", "GONE", "--symbol", "AAPL", "--duration", 0.02)
 

@@ -151,8 +151,14 @@ def test_symbols_without_a_line_wait_and_are_no_failure(root, monkeypatch):
 
     assert [row.state for row in status.symbols] == ["live", "queued"]
     assert result.failures == ()
-    assert (result.symbols[1].messages, result.symbols[1].end) == (0, "sigterm")
+    assert (result.symbols[1].messages, result.symbols[1].end) == (0, "queued")
     assert stats_of(root, "MSFT")["num_messages"] == 0
+    (gap,) = [
+        gap
+        for line in (root / "l2_gaps.jsonl").read_text().splitlines()
+        if (gap := json.loads(line))["symbol"] == "MSFT"
+    ]
+    assert "IB_MAX_DEPTH_LINES" in gap["detail"]
     check(root)
 
 

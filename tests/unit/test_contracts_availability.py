@@ -269,6 +269,30 @@ def test_a_live_capture_that_began_or_ended_inside_the_window_is_partial(root):
     assert (one_day(root, FRI).state, one_day(root, FRI).starts_late) == ("present", time(9, 30, 20))
 
 
+def test_connecting_within_the_first_minute_is_a_late_start_and_no_hole(root):
+    """A session begins with its window; until its first message there is always a gap record."""
+    live(root, "093000", "09:30-10:30")
+    append(root.gaps, gap("09:30", "09:30:02.5", "connect"))
+    day = one_day(root)
+    assert (day.state, holes(day), day.sources[0].missing_s) == ("present", [], 0)
+    assert [str(hole) for hole in day.gaps] == ["09:30-09:30:02.500 (connect)"]
+    append(root.gaps, gap("10:00", "10:00:02.5", "connect"))
+    assert one_day(root).state == "partial", "a second session within the window"
+
+
+def test_a_live_session_that_ends_within_the_last_minute_of_its_own_window_is_whole(root):
+    live(root, "093000", "09:30-10:29", window="09:30-10:30")
+    assert holes(one_day(root)) == [("end", "10:29-10:30")]
+    live(root, "093000", "09:30-10:29", window="09:30-10:29")
+    assert one_day(root).state == "present"
+    path = root.symbol_dir("AAPL") / f"{THU}_snapshots_093000.parquet"
+    start, end = parse_window("09:30-10:30").bounds_ns(THU)
+    schema = snapshot_schema(metadata_of(THU, source="ibkr", window="09:30-10:30"))
+    pq.write_table(table_of(range(start, end - 20 * 10**9, 10**9), schema), path)
+    assert one_day(root).state == "present"
+    assert holes(one_day(root, window="09:30-10:30")) == [("end", "10:29:40-10:30")], "asked for, it lacks"
+
+
 def test_gap_records_inside_the_window_make_a_live_day_partial(root):
     live(root, "093000", "09:30-10:30")
     append(

@@ -257,6 +257,32 @@ def test_a_gateway_that_kept_the_old_requests_after_all_has_them_cancelled():
     assert desk.taken() == [("note", "AAPL", "late")] * 2
 
 
+def test_refusals_for_want_of_lines_that_were_kept_teach_nothing():
+    """All three are asked for at once, and the gateway still has the old three."""
+    desk = live(("AAPL", "MSFT", "NVDA"))
+    old = set(desk.ids.values())
+    desk.error(1101)
+    asked = list(desk.ids.values())
+    desk.taken("asked")
+    for request_id in asked:
+        desk.lines.error(request_id, 309, "Max number of market depth requests")
+    assert {number for what, number, *_ in desk.asked if what == "cancel"} == old
+    desk.wait(0.1)
+    assert desk.lines.limit == 3
+    assert sorted(name for what, name, *_ in desk.asked if what == "subscribe") == ["AAPL", "MSFT", "NVDA"]
+
+
+def test_an_outage_of_which_nothing_more_is_heard_is_tried_in_the_end():
+    desk = live()
+    desk.error(1100)
+    desk.error(316, "AAPL")
+    desk.taken("asked")
+    desk.wait(119)
+    assert desk.asked == []
+    desk.wait(2)
+    assert [what for what, *_ in desk.asked] == ["subscribe"]
+
+
 def test_a_farm_that_returns_has_only_the_silent_books_asked_for_anew():
     desk = live(("AAPL", "MSFT"))
     desk.error(2103, text="Market data farm connection is broken:usfarm")

@@ -112,7 +112,8 @@ class Gateway(RuleBasedStateMachine):
 
     def subscribe(self, request_id, instrument):
         assert self.is_up
-        assert not self.is_out
+        # After a long outage of which nothing more is heard it may be tried.
+        assert not self.is_out or self.now > self.out_ns + 120 * S
         assert request_id not in self.used_ids
         self.used_ids.add(request_id)
         assert len(self.subscriptions) < MAX_LINES, "more lines than the account has"
@@ -150,6 +151,8 @@ class Gateway(RuleBasedStateMachine):
     @rule()
     def connects(self):
         self.is_up, self.is_out = True, False
+        # A symbol without a line says so.
+        self.incident()
         self.lines.attach(self)
         self.answer()
 

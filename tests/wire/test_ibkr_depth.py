@@ -357,7 +357,7 @@ def test_more_symbols_than_the_gateway_has_lines():
             capture.wait_for(lambda: capture.capture.states()["NVDA"] == "queued" and len(gateway.requests) == 3)
             assert gateway.requests[2].answer == 309
             assert capture.capture.states()["GONE"] == "refused"
-            assert capture.incidents("NVDA") == []
+            assert capture.incidents("NVDA") == [("connect", True)], "the same hole, with a reason"
             # The gateway refuses a book and goes on sending it all the same: its line is freed by a cancel.
             gateway.error(354, symbol="AAPL")
             capture.wait_live("NVDA")
@@ -372,6 +372,7 @@ def test_four_symbols_on_three_lines_with_one_refused():
         with Capture(gateway, ("AAPL", "MSFT", "NVDA", "TSLA", "AMZN")) as capture:
             capture.wait_live("AAPL", "NVDA", "TSLA")
             assert capture.capture.states()["AMZN"] == "queued"
+            assert capture.incidents("AMZN") == [("connect", True)], "it says what it waits for"
             assert capture.incidents("MSFT") == [("connect", True)], "it says why nothing will come"
         assert gateway.violations == []
     assert list(capture.outcome.refusals) == ["MSFT"]

@@ -20,7 +20,7 @@ from connectors.store.locks import lock_file, try_lock_path, unlock
 from contracts.symbols import canonical_symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -280,6 +280,30 @@ def dead_sessions(root: DataRoot) -> list[str]:
             except OSError as error:
                 _log.warning("cannot look at the capture session %s: %s", entry, error.strerror)
     return [name for _, name in sorted(dead)]
+
+
+def living_sessions(root: DataRoot, *, besides: str, symbols: Collection[str]) -> list[tuple[str, list[str]]]:
+    """List the sessions below a root whose recorder lives and which have one of these symbols; never raises.
+
+    Args:
+        root: The data root.
+        besides: A session to leave out.
+        symbols: Canonical symbols.
+
+    Returns:
+        Session and the symbols that it shares, sorted.
+    """
+    found: list[tuple[str, list[str]]] = []
+    with suppress(OSError, StoreError):
+        for entry in sorted(_capture_dir(root).iterdir()):
+            if entry.name == besides or not _SESSION_ID.fullmatch(entry.name):
+                continue
+            with suppress(OSError, ValueError, TypeError, AttributeError):
+                if not _is_dead(entry):
+                    told = json.loads((entry / _SPEC).read_bytes()).get("symbols", [])
+                    if shared := sorted(set(symbols) & set(told)):
+                        found.append((entry.name, shared))
+    return found
 
 
 def claims_of(folder: CaptureFolder, symbol: str) -> Iterator[Path]:

@@ -219,14 +219,18 @@ class _Judge:
             holes: list[tuple[HoleKind, int, int]] = [("no_rows", *whole)] if is_empty else []
         else:
             holes = _holes(covered, bounds)
+        if source == LIVE_SOURCE and self._asked is None:
+            # Its window is told in whole minutes, and its session may have ended within the last one.
+            holes = [hole for hole in holes if hole[0] != "end" or hole[2] - hole[1] >= _MINUTE_NS]
         late = None if bounds is None else _late_start(covered, bounds, holes)
         holes = sorted([*holes, *_inner_holes(readable, bounds)], key=lambda hole: hole[1:])
         ends = [(hole[1], hole[2]) for hole in holes]
         told = [Hole(kind, et_from_ns(start), et_from_ns(end)) for kind, start, end in holes]
         if source == LIVE_SOURCE:
             place = self._day_bounds if window is None else bounds
-            told += self._gap_holes(place)
-            ends += [] if place is None else [(max(a, place[0]), min(b, place[1])) for a, b, _ in self._inside(place)]
+            told += self._gap_holes(place, but_first_minute=True)
+            inside = [] if place is None else self._inside(place, but_first_minute=True)
+            ends += [] if place is None else [(max(a, place[0]), min(b, place[1])) for a, b, _ in inside]
         state: DayState = "partial" if told or unreadable else "present"
         if any(hole.kind == "no_rows" for hole in told):
             state = "missing"
@@ -285,16 +289,24 @@ class _Judge:
             min(start, facts.first_ns), end, facts.first_ns, facts.last_ns, step, 1, is_exact=True, own_start=start
         )
 
-    def _inside(self, bounds: _Bounds) -> list[_GapSpan]:
+    def _inside(self, bounds: _Bounds, *, but_first_minute: bool = False) -> list[_GapSpan]:
+        """Return the gaps in a time; of a session that connects, the first minute is a late start and no hole."""
         start, end = bounds
-        return [gap for gap in self._gaps if gap[0] < end and (gap[1] > start or gap[0] == start)]
+        excused_ns = start + _MINUTE_NS if but_first_minute else start
+        return [
+            gap
+            for gap in self._gaps
+            if gap[0] < end
+            and (gap[1] > start or gap[0] == start)
+            and not (gap[2].cause == "connect" and gap[1] < excused_ns)
+        ]
 
-    def _gap_holes(self, bounds: _Bounds | None) -> tuple[Hole, ...]:
+    def _gap_holes(self, bounds: _Bounds | None, *, but_first_minute: bool = False) -> tuple[Hole, ...]:
         if bounds is None:
             return ()
         return tuple(
             Hole("gap", et_from_ns(max(start, bounds[0])), et_from_ns(min(end, bounds[1])), gap.cause, gap.detail)
-            for start, end, gap in self._inside(bounds)
+            for start, end, gap in self._inside(bounds, but_first_minute=but_first_minute)
         )
 
 
