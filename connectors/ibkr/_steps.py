@@ -22,8 +22,9 @@ _log = logging.getLogger("connectors.ibkr.depth")
 NS_PER_S: Final = 1_000_000_000
 _STEADY_NS: Final = 60 * NS_PER_S
 _DETAILS_NS: Final = 15 * NS_PER_S
+_INFINITE: Final = float("inf")
 _UNSET: Final = 2.0**63
-"""Prices and sizes from here on are the gateway's way to say that there is none."""
+"""Sizes from here on fit no file; they are the gateway's way to say that there is none."""
 
 
 class LineSteps:
@@ -114,7 +115,7 @@ class LineSteps:
                     0 <= operation <= 2  # noqa: PLR2004 - add, update, remove
                     and 0 <= side <= 1
                     and position >= 0
-                    and -_UNSET < price < _UNSET
+                    and -_INFINITE < price < _INFINITE
                     and 0 <= size < _UNSET
                 ):
                     self._sink.note(line.symbol, "unreadable")
