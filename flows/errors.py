@@ -3,6 +3,7 @@
 FlowError
 ├── ConfigurationError   settings, arguments or files given by a person; nothing was done (exit code 2)
 ├── BackfillFailed       a strict run met an ERROR (exit code 1)
+├── BarsFailed           a download of bars could not do what was asked (exit code 1)
 └── CaptureFailed        a live capture could not do what was asked (exit code 1)
 """
 
@@ -29,6 +30,18 @@ class BackfillFailed(FlowError):  # noqa: N818 - says what happened
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BarsFailed(FlowError):  # noqa: N818 - says what happened
+    """A download of bars stopped early, or a strict one met an ERROR; what was downloaded is on disk and recorded.
+
+    Attributes:
+        summary: the result of the run as a JSON document; None when it came to none.
+    """
+
+    def __init__(self, message: str, *, summary: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class CaptureFailed(FlowError):  # noqa: N818 - says what happened

@@ -159,7 +159,28 @@ class Settings(BaseSettings):
     ib_library: Literal["ib_insync", "ib_async"] | None = Field(
         None, description="The gateway's client; unset: the one that is installed, ib_insync before ib_async."
     )
+    bar_lookback_days_sec_1: int = Field(
+        5, ge=0, le=183, description="Bars without dates: calendar days back from today for `1 sec`."
+    )
+    bar_lookback_days_min_1: int = Field(5, ge=0, le=3_660, description="Likewise for `1 min`.")
+    bar_lookback_days_hour_1: int = Field(30, ge=0, le=3_660, description="Likewise for `1 hour`.")
+    bars_what_to_show: Literal["TRADES", "MIDPOINT", "BID", "ASK", "BID_ASK"] = Field(
+        "TRADES", description="The broker's kind of bars; a data root holds one kind per symbol, bar size and day."
+    )
+    bars_extended_hours: Switch = Field(
+        False, description="Bars of 04:00-20:00 ET instead of regular hours, 09:30 to the close."
+    )
+    bars_oldest_first: Switch = Field(False, description="Download the oldest days first; default: the newest.")
+    bars_timeout_s: float = Field(
+        60, gt=0, le=3600, allow_inf_nan=False, description="Longest wait for the answer to one request of bars."
+    )
+    bars_pace_all_sizes: Switch = Field(
+        False,
+        description="Count requests of `1 min` and `1 hour` among the 60 in ten minutes too, which the broker demands "
+        "for bars of 30 seconds and less only.",
+    )
     force_fake_ib: Switch = Field(False, description="`1` uses the bundled sandbox gateway, not the host and port.")
+    max_workers: int = Field(4, ge=1, le=32, description="Requests of bars that may be open at once, per bar size.")
     retry_attempts: int = Field(3, ge=0, le=20, description="Attempts after the first for retryable vendor errors.")
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", description="Threshold of the log on stderr.")
 

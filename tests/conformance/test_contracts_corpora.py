@@ -17,15 +17,22 @@ from jsonschema import Draft202012Validator
 from contracts.dispatch import READERS
 from contracts.errors import ContractError
 from contracts.schemas import MODELS, load_schema, schema_validator
-from contracts.testing import sample_events, sample_events_metadata, sample_metadata, sample_snapshots
+from contracts.testing import sample_bars, sample_events, sample_events_metadata, sample_metadata, sample_snapshots
 from contracts.validate import validate_path
 
 CORPORA = Path(__file__).parent / "corpora"
 CASES = sorted(path for version in MODELS for path in (CORPORA / version).glob("*.json"))
 # The footer checks need no rows; what the rows of the artifact hold is tested elsewhere.
 FOOTERS = {
-    "level2_snapshot.v1": ("snapshots", sample_snapshots(sample_metadata("BRK-B")).slice(0, 1)),
-    "level2_events.v1": ("events", sample_events(sample_events_metadata("BRK-B")).slice(0, 1)),
+    "bars.v1": ("bars/minute/BRK-B/2025-11-26.parquet", sample_bars(rows=1)),
+    "level2_snapshot.v1": (
+        "BRK-B/2025-09-04_snapshots_databento.parquet",
+        sample_snapshots(sample_metadata("BRK-B")).slice(0, 1),
+    ),
+    "level2_events.v1": (
+        "BRK-B/2025-09-04_events_databento.parquet",
+        sample_events(sample_events_metadata("BRK-B")).slice(0, 1),
+    ),
 }
 DOCUMENTS = {
     "backfill_l2_summary.v1": "backfill_l2_summary.json",
@@ -62,9 +69,9 @@ def write_artifact(version, document, folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document))
     elif version in FOOTERS:
-        kind, table = FOOTERS[version]
-        path = folder / "BRK-B" / f"2025-09-04_{kind}_databento.parquet"
-        path.parent.mkdir()
+        place, table = FOOTERS[version]
+        path = folder / place
+        path.parent.mkdir(parents=True)
         texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in document.items()}
         pq.write_table(table.replace_schema_metadata(texts), path)
     else:

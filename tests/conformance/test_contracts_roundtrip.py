@@ -14,6 +14,7 @@ from contracts.schemas import MODELS, schema_validator
 from contracts.sessions import ET
 from contracts.symbols import SPELLING_PATTERN, SYMBOL_PATTERN, canonical_symbol
 from contracts.timestamps import ns_from_text
+from contracts.v1.bars import BarsMetadata
 from contracts.v1.level2 import SnapshotMetadata
 from contracts.v1.level2_events import EventsMetadata
 
@@ -132,6 +133,16 @@ snapshot = documents(
     {},
 )
 bar_sizes = st.sampled_from(["1 hour", "1 min", "1 sec"])
+bars_footer = documents(
+    {
+        **{key: strategy for key, strategy in footer.items() if key != "source"},
+        "source": st.just("ibkr"),
+        "bar_size": bar_sizes,
+        **dict.fromkeys(["what_to_show", "price_adjustment"], filled),
+        **dict.fromkeys(["use_rth", "complete"], st.booleans()),
+    },
+    {},
+)
 file = {"path": filled, "filename": filled, "rows": counts}
 times = {"time_start": new_york, "time_end": new_york}
 bars_line = in_order(
@@ -246,6 +257,7 @@ pairs = st.tuples(spellings, mapping_entry | vendor_texts)
 mapping = st.lists(pairs, max_size=4, unique_by=lambda pair: canonical_symbol(pair[0])).map(dict)
 
 CONTENT = {
+    "bars.v1": bars_footer,
     "backfill_l2_manifest.v1": manifest,
     "backfill_l2_summary.v1": summary,
     "bars_coverage.v1": coverage,
@@ -320,7 +332,7 @@ def keys(holder):
     return list(holder) if isinstance(holder, dict) else range(len(holder))
 
 
-@pytest.mark.parametrize("model", [SnapshotMetadata, EventsMetadata])
+@pytest.mark.parametrize("model", [SnapshotMetadata, EventsMetadata, BarsMetadata])
 @steady
 @given(data=st.data())
 def test_footers_survive_parquets_key_value_form(model, data):

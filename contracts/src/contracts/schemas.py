@@ -35,6 +35,7 @@ MODELS: Final[dict[str, type[Contract | depth_messages.DepthMessages | symbol_ma
     backfill.SUMMARY_VERSION: backfill.BackfillSummary,
     bars.COVERAGE_VERSION: bars.BarsCoverage,
     bars.MANIFEST_VERSION: bars.BarsManifestLine,
+    bars.SCHEMA_VERSION: bars.BarsMetadata,
     gaps.SCHEMA_VERSION: gaps.Gap,
     level2.SCHEMA_VERSION: level2.SnapshotMetadata,
     level2_events.SCHEMA_VERSION: level2_events.EventsMetadata,
@@ -43,7 +44,7 @@ MODELS: Final[dict[str, type[Contract | depth_messages.DepthMessages | symbol_ma
     quality.SCHEMA_VERSION: quality.Quality,
     symbol_mapping.SCHEMA_VERSION: symbol_mapping.SymbolMapping,
 }
-"""The model of each version. Of `level2_snapshot.v1` and `level2_events.v1` it is the footer's metadata, decoded."""
+"""The model of each version. Of parquet files (`bars.v1`, `level2_...`) it is the footer's metadata, decoded."""
 
 _SECONDS_END: Final = len("2025-09-04T13:30:00")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, get_args
 
@@ -19,7 +20,7 @@ from contracts._validate.rows import mask
 from contracts.errors import InvalidBarsFile, InvalidDocument, InvalidName, NotAvailable, shown
 from contracts.layout import BarSize, DataRoot
 from contracts.timestamps import ns_from_iso_utc
-from contracts.v1.bars import BAR_SCHEMA, COVERAGE_VERSION, CoverageDay
+from contracts.v1.bars import BAR_SCHEMA, COVERAGE_VERSION, BarsMetadata, CoverageDay
 
 if TYPE_CHECKING:
     from datetime import date
@@ -93,9 +94,13 @@ def read_bars(path: Path, listed: CoverageDay) -> pa.Table:
     Raises:
         InvalidBarsFile: It is not there, is no bars file, has another number of rows than listed, or breaks the
             contract at a row.
+        UnknownSchemaVersion: Its footer names another version.
     """
     with opened(path, identity_of(path, InvalidBarsFile), InvalidBarsFile) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+        with suppress(InvalidDocument):
+            # Nothing here needs the footer, but rows of a version to come could mean something else.
+            BarsMetadata.from_footer(schema.metadata)
         if schema.names != BAR_SCHEMA.names:
             names = ", ".join(BAR_SCHEMA.names)
             raise InvalidBarsFile(path, f"the columns are {shown(', '.join(schema.names))}, not {names}")

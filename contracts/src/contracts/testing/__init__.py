@@ -36,6 +36,7 @@ from contracts.testing._bars import (
     BARS_HALF_DAY,
     sample_bars,
     sample_bars_manifest_line,
+    sample_bars_metadata,
     sample_coverage,
 )
 from contracts.testing._damage import Artifact, Damage, DamagedRoot, Outcome
@@ -75,6 +76,7 @@ __all__ = [
     "damaged_root",
     "sample_bars",
     "sample_bars_manifest_line",
+    "sample_bars_metadata",
     "sample_capture",
     "sample_coverage",
     "sample_events",

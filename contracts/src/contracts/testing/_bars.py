@@ -1,4 +1,4 @@
-"""Builders of bars: the rows of a file, its manifest line, the coverage of some lines. Nothing is written here."""
+"""Builders of bars: rows and footer of a file, its manifest line, the coverage of some lines. Nothing is written."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from contracts.v1.bars import (
     MANIFEST_VERSION,
     BarsCoverage,
     BarsManifestLine,
+    BarsMetadata,
     CoverageDay,
     CoverageEntry,
     CoverageTotal,
@@ -74,6 +75,23 @@ def sample_bars(
         average,
     ]
     return pa.table(columns, schema=BAR_SCHEMA)
+
+
+def sample_bars_metadata(
+    symbol: str = SAMPLE_SYMBOL, bar_size: BarSize = "1 min", day: date = BARS_DAY, *, complete: bool = True
+) -> BarsMetadata:
+    """Return the footer's metadata of a bars file; `bars_schema` of it is the schema to write."""
+    return BarsMetadata(
+        symbol=BarsName(bar_size, symbol, day).symbol,
+        bar_size=bar_size,
+        source="ibkr",
+        session_date=day,
+        what_to_show="TRADES",
+        use_rth=True,
+        price_adjustment="raw",
+        complete=complete,
+        producer="marketdata-contracts samples",
+    )
 
 
 def sample_bars_manifest_line(

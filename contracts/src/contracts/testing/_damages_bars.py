@@ -98,6 +98,10 @@ def _set(column: str, value: float | None) -> Callable[[Columns], None]:
     return edit
 
 
+def _footer(key: bytes, value: bytes) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.replace_schema_metadata({**table.schema.metadata, key: value})
+
+
 def _swap_times(columns: Columns) -> None:
     times = columns["timestamp"]
     times[_ROW], times[_ROW + 1] = times[_ROW + 1], times[_ROW]
@@ -176,6 +180,15 @@ BARS_DAMAGES: Final = (
     _table("wrong-type", "barCount of 32 bits", "type", _narrow_count, _BROKEN),
     _table("missing-column", "no WAP", "columns", lambda table: table.drop_columns("WAP"), _BROKEN),
     _table("fewer-rows", "300 bars, the manifest says 390", "row-count", lambda table: table[:300], _BROKEN),
+    _table("other-symbol", "a footer of another symbol", "footer", _footer(b"symbol", b"ZZZZ")),
+    _table("odd-footer", "a footer that is no yes or no", "footer", _footer(b"complete", b"perhaps")),
+    _table(
+        "other-version",
+        "it says v2",
+        "schema-version",
+        _footer(b"schema_version", b"bars.v2"),
+        UnknownSchemaVersion,
+    ),
     replace(_table("two-days", "the last bar is one of another day", "day", _two_days), outcome="leaves out"),
     _values("null-close", "a null close", "null", _set("close", None), _BROKEN),
     _values("nan-open", "a NaN open", "not-finite", _set("open", float("nan"))),

@@ -28,6 +28,7 @@ from contracts.testing._bars import (
     BARS_WRITTEN_AT,
     sample_bars,
     sample_bars_manifest_line,
+    sample_bars_metadata,
     sample_coverage,
 )
 from contracts.testing._live import Capture, sample_capture
@@ -188,7 +189,8 @@ def _write_sample_bars(root: DataRoot) -> None:
     for bar_size, of_days in windows.items():
         for day, window_et in zip((BARS_DAY, BARS_HALF_DAY), of_days, strict=True):
             table = sample_bars(bar_size, day, window_et=window_et)
-            write_bars(root, table, bar_size, SAMPLE_SYMBOL, day)
+            footer = sample_bars_metadata(SAMPLE_SYMBOL, bar_size, day).to_footer()
+            write_bars(root, table.replace_schema_metadata(footer), bar_size, SAMPLE_SYMBOL, day)
             if (bar_size, day) == ("1 min", BARS_HALF_DAY):
                 # Downloaded once while the day went on, and replaced after it.
                 early = BARS_WRITTEN_AT - timedelta(hours=8)

@@ -1,16 +1,17 @@
-"""Bars: the columns of a bars file, the line of the download manifest, and the coverage index derived from it.
+"""Bars: columns and footer of a bars file, the line of the download manifest, and the coverage index derived from it.
 
 How coverage is derived is in `contracts.coverage`; here is only what the documents look like.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field, model_validator
 
 from contracts.layout import BarSize  # noqa: TC001 - pydantic needs it to build the model
+from contracts.v1._footer import FooterMetadata
 from contracts.v1._model import (
     Contract,
     Count,
@@ -26,6 +27,7 @@ from contracts.v1._model import (
     with_utc,
 )
 
+SCHEMA_VERSION: Final = "bars.v1"
 MANIFEST_VERSION: Final = "bars_manifest.v1"
 COVERAGE_VERSION: Final = "bars_coverage.v1"
 
@@ -48,6 +50,54 @@ all of one ET day. Prices are raw, not adjusted, and finite: `low <= open, close
 `barCount` in trades. `WAP`, the volume-weighted average price, is null (or NaN, as old files have it) where the vendor
 gave none.
 """
+
+
+class BarsMetadata(FooterMetadata):
+    """Key-value metadata in the footer of a bars file, decoded; additive, readers must not need it.
+
+    Files of the system before have none. It tells what neither the name nor the ledger's times can: which hours were
+    asked for, and whether a day that ends early is cut short or simply had no later trade.
+    """
+
+    model_config = ConfigDict(title="Bars, footer metadata")
+    json_fields: ClassVar[frozenset[str]] = frozenset({"complete", "use_rth"})
+
+    schema_version: Literal["bars.v1"] = Field(
+        default=SCHEMA_VERSION,
+        title="Schema version",
+        description="Names the major version of the file; missing means v1.",
+        examples=[SCHEMA_VERSION],
+    )
+    symbol: Symbol = Field(title="Symbol", description="Canonical symbol.", examples=["BRK-B"])
+    bar_size: BarSize = Field(title="Bar size", description="Length of a bar.", examples=["1 min"])
+    source: Literal["ibkr"] = Field(title="Source", description="Where the bars come from.", examples=["ibkr"])
+    session_date: IsoDate = Field(
+        title="Session date", description="The ET trading day of every bar.", examples=["2025-09-15"]
+    )
+    what_to_show: FilledText = Field(title="What to show", description="IBKR's kind of data.", examples=["TRADES"])
+    use_rth: Flag = Field(
+        title="Regular hours",
+        description="Only bars of regular trading hours, 09:30 to the close; else also those of 04:00 to 20:00.",
+        examples=[True],
+    )
+    price_adjustment: FilledText = Field(
+        title="Price adjustment",
+        description="How prices were adjusted for splits and dividends; `raw` is not at all.",
+        examples=["raw"],
+    )
+    complete: Flag = Field(
+        title="Complete",
+        description="All of the day's hours were asked for after they were over; false while the day was not over.",
+        examples=[True],
+    )
+    producer: FilledText = Field(
+        title="Producer", description="Name and version of the writing program.", examples=["trading-data 0.3.0"]
+    )
+
+
+def bars_schema(metadata: BarsMetadata) -> pa.Schema:
+    """Return the Arrow schema of a file with this metadata in its footer."""
+    return BAR_SCHEMA.with_metadata(metadata.to_footer())
 
 
 class BarsManifestLine(Contract):
