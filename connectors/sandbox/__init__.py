@@ -15,7 +15,7 @@ What it is
 
     `ib_gateway.IbGateway` is a TCP server on 127.0.0.1 that speaks the TWS API of server versions 157 to 178, so that
     unmodified `ib_insync` and `ib_async` clients connect to it: handshake, accounts, instrument details, market depth
-    with and without market makers, an account without positions and orders. Its depth is
+    with and without market makers, historical bars, an account without positions and orders. Its depth is
 
     * invented (`_ib_market`): an order book that walks at random, the same for the same seed and symbol;
     * scripted: messages one by one, possible or not;
@@ -24,6 +24,12 @@ What it is
     It keeps the rows that a client must hold (`book`), every depth message it sent, and the vendor's rules that the
     client broke (`violations`). It fails on request (`_ib_faults`, and the methods of `_ib_controls`): error codes,
     lost connections and farms, silence, slowness, refused ids and permissions, late messages.
+
+    Its bars (`_ib_bars`) are made of every second of every session since 2000 (`_ib_bars_market`): seconds make minutes
+    and minutes make hours; `bars_truth` says what they must be. It enforces the vendor's pacing rules (`_ib_pacing`),
+    with a fast clock if so wished, counts durations in trading time as the vendor does or by the calendar, and can be
+    told which moment it is.
+
     `python -m connectors.sandbox ib-gateway` runs it as a process of its own, as does
     `ib_gateway_process.IbGatewayProcess` from Python.
 
@@ -34,9 +40,10 @@ What it is not
     are absent. Error cases are those seen in the vendor's documentation and in public reports; `_request` marks the
     few that were not seen.
 
-    The gateway trades nothing: orders are refused as by a read-only API. Quotes, bars, ticks, news and scanners are
-    absent: such a request gets error 321. It knows US stocks alone, and neither holidays nor closing hours: depth
-    flows at any time. What it does follows the client libraries and the vendor's documentation, not a recording.
+    The gateway trades nothing: orders are refused as by a read-only API. Quotes, live bars, bars above an hour, ticks,
+    news and scanners are absent: such a request gets error 321. It knows US stocks alone, and for depth neither
+    holidays nor closing hours: depth flows at any time. What it does follows the client libraries and the vendor's
+    documentation, not a recording.
 
 How a client is pointed at it
     Databento: the environment of `env()`: `DATABENTO_GATEWAY`, `DATABENTO_API_KEY`, and `REQUESTS_CA_BUNDLE` with the

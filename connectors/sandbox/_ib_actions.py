@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.sandbox._ib_depth import operation_of
-from connectors.sandbox._ib_faults import parse_gateway_fault
+from connectors.sandbox._ib_faults import moment_of, parse_gateway_fault
 from connectors.sandbox._ib_load import EncodedCycle, Load
 from connectors.sandbox._ib_wire import error_text
 
@@ -81,6 +81,14 @@ class GatewayActions:
     def requests(self, start: int = 0) -> list[Any]:
         """Depth requests from number `start` on, at most 50,000."""
         return list(self._core.records.depth_requests[start : start + _PAGE])
+
+    def bars_requests(self, start: int = 0) -> list[Any]:
+        """Historical requests from number `start` on, at most 50,000."""
+        return list(self._core.records.bars_requests[start : start + _PAGE])
+
+    def bars_open(self) -> int:
+        """Historical requests without an answer."""
+        return len(self._core.bars)
 
     def request_names(self) -> dict[str, int]:
         """Every client message by name."""
@@ -177,6 +185,7 @@ class GatewayActions:
         self._log("restore", data_lost=data_lost)
         if data_lost:
             self._core.lines.close_all()
+            self._core.bars.forget()
         self._core.tell_all(1101 if data_lost else 1102)
         self._core.resume("lose")
 
@@ -194,6 +203,22 @@ class GatewayActions:
             self._core.resume("farm")
 
         self._core.loop.call_later(for_s, mended)
+
+    def hmds_farm(self, for_s: float) -> None:
+        """2105, and 2106 after a while."""
+        self._log("bars-farm", for_s=for_s)
+        self._core.tell_all(2105)
+        self._core.bars.pause("hmds")
+
+        def mended() -> None:
+            self._core.tell_all(2106)
+            self._core.bars.resume("hmds")
+
+        self._core.loop.call_later(for_s, mended)
+
+    def set_now(self, now: str | None) -> None:
+        """Another moment."""
+        self._core.set_now(None if now is None else moment_of(now))
 
     def drop(self, *, mid_message: bool = False, refuse_for_s: float = 0.0) -> None:
         """Close every connection, refuse new ones for a while."""
@@ -247,15 +272,22 @@ class GatewayActions:
                 self.drop(mid_message=values["mid_message"], refuse_for_s=values["refuse_for_s"])
             elif fault.kind == "error":
                 self.error(values["code"], values["text"], symbol)
-            elif fault.kind == "silence":
-                self.silence(symbol)
-                self._end_after(values["for_s"], lambda: self.silence(symbol, on=False))
-            elif fault.kind == "hang":
-                self.hang()
-                self._end_after(values["for_s"], lambda: self.hang(on=False))
-            elif fault.kind == "slow":
-                self.slow(values["delay_s"])
-                self._end_after(values["for_s"], lambda: self.slow(0.0))
+            else:
+                self._begin_spell(fault, symbol)
+
+    def _begin_spell(self, fault: GatewayFault, symbol: str | None) -> None:
+        values = fault.values
+        if fault.kind == "bars-farm":
+            self.hmds_farm(values["for_s"])
+        elif fault.kind == "silence":
+            self.silence(symbol)
+            self._end_after(values["for_s"], lambda: self.silence(symbol, on=False))
+        elif fault.kind == "hang":
+            self.hang()
+            self._end_after(values["for_s"], lambda: self.hang(on=False))
+        elif fault.kind == "slow":
+            self.slow(values["delay_s"])
+            self._end_after(values["for_s"], lambda: self.slow(0.0))
 
     def _end_after(self, for_s: float | None, end: Callable[[], None]) -> None:
         if for_s is not None:

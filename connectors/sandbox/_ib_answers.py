@@ -67,8 +67,8 @@ def _next_id(_core: GatewayCore, session: Session, _fields: list[str]) -> None:
     session.send(9, 1, FIRST_ORDER_ID)
 
 
-def _current_time(_core: GatewayCore, session: Session, _fields: list[str]) -> None:
-    session.send(49, 1, int(time.time()))
+def _current_time(core: GatewayCore, session: Session, _fields: list[str]) -> None:
+    session.send(49, 1, core.now_ns() // 10**9)
 
 
 def _open_orders(_core: GatewayCore, session: Session, _fields: list[str]) -> None:
@@ -224,6 +224,14 @@ def _cancel_depth(core: GatewayCore, session: Session, fields: list[str]) -> Non
         session.error(request_id, code, error_text(code, request_id=request_id))
 
 
+def _historical(core: GatewayCore, session: Session, fields: list[str]) -> None:
+    core.bars.ask(session, fields)
+
+
+def _cancel_historical(core: GatewayCore, session: Session, fields: list[str]) -> None:
+    core.bars.cancel(session, request_id_of(fields), is_head=fields[0] == "90")
+
+
 ANSWERS: Final[dict[int, Answer]] = {
     3: _no_orders,
     4: _no_orders,
@@ -240,6 +248,8 @@ ANSWERS: Final[dict[int, Answer]] = {
     15: _nothing,
     16: _open_orders,
     17: _accounts,
+    20: _historical,
+    25: _cancel_historical,
     49: _current_time,
     58: _no_orders,
     59: _nothing,
@@ -257,6 +267,8 @@ ANSWERS: Final[dict[int, Answer]] = {
     82: _depth_exchanges,
     83: _no_components,
     85: _no_news,
+    87: _historical,
+    90: _cancel_historical,
     91: _price_rule,
     99: _completed_orders,
     104: _user,

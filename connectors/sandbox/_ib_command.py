@@ -26,7 +26,10 @@ def add_parser(vendors: Any) -> argparse.ArgumentParser:
         help="Interactive Brokers' TWS API on 127.0.0.1",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="faults, as KIND[:NAME=VALUE,...], several values joined by +; after_s counts from the first depth\n"
-        f"subscription, of the fault's symbol if it has one, and it happens times=1, every_s=5:\n{kinds}",
+        "subscription, of the fault's symbol if it has one, those without one from the first historical request too,\n"
+        "and it happens times=1, every_s=5; a bars fault meets historical requests of symbol, size (as in 1 min) and\n"
+        "day: all of them, or only so many times after so many:\n"
+        f"{kinds}",
     )
     add = parser.add_argument
     add("--port", type=int, default=0, help="0 takes a free one")
@@ -43,6 +46,12 @@ def add_parser(vendors: Any) -> argparse.ArgumentParser:
     add("--server-version", type=int, default=DEFAULT_SERVER_VERSION, help="the newest spoken")
     add("--log", type=Path, metavar="FILE", help="one JSON line per client request and per fault")
     add("--answer-delay", type=float, default=0.0, metavar="S", help="every request is carried out so much later")
+    add("--now", metavar="TIME", help="the moment at the start, ISO 8601 with an offset; the real time by default")
+    add("--no-pacing", action="store_true", help="do not enforce the pacing rules of historical data")
+    add("--pacing-speed", type=float, default=1.0, help="the rules' windows are so many times shorter")
+    add("--pacing-slack", type=float, default=0.0, metavar="S", help="real seconds by which they are shorter still")
+    add("--bars-delay", type=float, default=0.0, metavar="S", help="how long every historical answer takes at least")
+    add("--calendar-durations", action="store_true", help="durations count calendar time, not trading time")
     add("--fault", action="append", default=[], metavar="SPEC", help="may be repeated; see below")
     return parser
 
@@ -64,6 +73,12 @@ def run(options: argparse.Namespace) -> int:
         server_version=options.server_version,
         log=options.log,
         answer_delay_s=options.answer_delay,
+        now=options.now,
+        pacing=not options.no_pacing,
+        pacing_speed=options.pacing_speed,
+        pacing_slack_s=options.pacing_slack,
+        bars_delay_s=options.bars_delay,
+        calendar_durations=options.calendar_durations,
         faults=options.fault,
         announce_to=options.announce,
         parent_pid=options.parent_pid,

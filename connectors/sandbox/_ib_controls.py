@@ -6,8 +6,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from connectors.sandbox._ib_bars_truth import BarRow, bars_truth
 from connectors.sandbox._ib_market import Row
-from connectors.sandbox._ib_records import DepthRequest, SentBatch, SentDepth, Violation
+from connectors.sandbox._ib_records import BarsRequest, DepthRequest, SentBatch, SentDepth, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,10 +34,12 @@ class GatewayControls(ABC):
     Attributes:
         host: where the gateway listens.
         port: likewise.
+        seed: of the invented market.
     """
 
     host: str
     port: int
+    seed: int
 
     def env(self) -> dict[str, str]:
         """The environment in which a client of this project finds the gateway."""
@@ -112,7 +115,7 @@ class GatewayControls(ABC):
         self._do("lose")
 
     def restore(self, *, data_lost: bool) -> None:
-        """1101 and every subscription is forgotten, or 1102 and they go on."""
+        """1101 and every subscription and historical request is forgotten, or 1102 and they go on."""
         self._do("restore", data_lost=data_lost)
 
     def farm(self, for_s: float, dead: Sequence[str] = (), *, flowing: bool = False) -> None:
@@ -124,6 +127,14 @@ class GatewayControls(ABC):
             flowing: messages go on in between; otherwise nothing flows.
         """
         self._do("farm", for_s=for_s, dead=list(dead), flowing=flowing)
+
+    def hmds_farm(self, for_s: float) -> None:
+        """2105, and 2106 after `for_s`; historical requests are taken and answered afterwards."""
+        self._do("hmds_farm", for_s=for_s)
+
+    def set_now(self, now: str | None) -> None:
+        """Make it another moment, from which time goes on: ISO 8601 with an offset; None: the real time."""
+        self._do("set_now", now=now)
 
     def drop(self, *, mid_message: bool = False, refuse_for_s: float = 0.0) -> None:
         """Close every connection, inside a message if so wished, and refuse new ones for a while."""
@@ -183,6 +194,28 @@ class GatewayControls(ABC):
     def requests(self) -> list[DepthRequest]:
         """Depth subscriptions and cancels as they came, oldest first."""
         return [DepthRequest(*row) for row in self._pages("requests")]
+
+    @property
+    def bars_requests(self) -> list[BarsRequest]:
+        """Historical requests and their cancels as they came, oldest first."""
+        return [BarsRequest(*row) for row in self._pages("bars_requests")]
+
+    def bars_truth(
+        self,
+        symbol: str,
+        bar_size: str,
+        start_ns: int,
+        end_ns: int,
+        use_rth: bool = True,
+        what: str = "TRADES",
+    ) -> list[BarRow]:
+        """The bars that a client must hold of a symbol, see `_ib_bars_truth.bars_truth`; made in this process."""
+        return bars_truth(symbol, bar_size, start_ns, end_ns, use_rth=use_rth, what=what, seed=self.seed)
+
+    @property
+    def bars_open(self) -> int:
+        """Historical requests that have no answer now."""
+        return int(self._do("bars_open"))
 
     @property
     def request_names(self) -> dict[str, int]:

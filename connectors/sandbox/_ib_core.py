@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.sandbox._ib_actions import GatewayActions
 from connectors.sandbox._ib_answers import answer, welcome
+from connectors.sandbox._ib_bars import HistoricalBars
 from connectors.sandbox._ib_depth import DepthLines
 from connectors.sandbox._ib_faults import FaultBook, parse_gateway_fault
 from connectors.sandbox._ib_instruments import Instruments
 from connectors.sandbox._ib_market import DepthOperation
+from connectors.sandbox._ib_pacing import PacingWatch
 from connectors.sandbox._ib_records import Records
 from connectors.sandbox._ib_session import Session
 from connectors.sandbox._ib_wire import (
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 _START_API: Final = 71
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LISTEN_AGAIN_S: Final = 0.05
 
 
@@ -51,9 +55,11 @@ class GatewayCore:
         depth_lines: lines of the account.
         instruments: what can be asked for.
         lines: the depth subscriptions.
+        bars: the historical requests.
         faults: in force.
         records: what came and went.
         delay_s: how late everything is written.
+        arrived_ns: when the message arrived that is being carried out, on the monotonic clock.
         loop: it all runs in.
     """
 
@@ -73,6 +79,12 @@ class GatewayCore:
         server_version: int,
         log: Path | None,
         answer_delay_s: float,
+        now: datetime | None,
+        pacing: bool,
+        pacing_speed: float,
+        pacing_slack_s: float,
+        bars_delay_s: float,
+        calendar_durations: bool,
         faults: Iterable[str],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -83,6 +95,16 @@ class GatewayCore:
         self.lines = DepthLines(self.loop, self.records, seed=seed, rate_per_s=rate_per_s, rows=rows, overflow=overflow)
         self.actions = GatewayActions(self)
         self.faults = FaultBook(self.loop, self.actions.carry_out, depth_lines, dict(refused), tuple(busy_client_ids))
+        self._is_fast = pacing and pacing_speed > 1
+        self.bars = HistoricalBars(
+            self,
+            seed=seed,
+            pacing=PacingWatch(pacing_speed, pacing_slack_s) if pacing else None,
+            delay_s=bars_delay_s,
+            by_calendar=calendar_durations,
+        )
+        self.arrived_ns = time.monotonic_ns()
+        self.set_now(now)
         self._server_version = server_version
         self._answer_delay_s = answer_delay_s
         self.delay_s = 0.0
@@ -99,6 +121,8 @@ class GatewayCore:
 
     async def start(self) -> None:
         """Bind the port; `port` says which."""
+        if self._is_fast:  # a fast clock leaves no time to load anything while requests arrive
+            await self.bars.warm_up()
         self._server = await self.loop.create_server(self._new_session, LOOPBACK, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -108,6 +132,7 @@ class GatewayCore:
             self._refusing.cancel()
         self.faults.clear()
         self.lines.close_all()
+        await self.bars.stop()
         for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -124,6 +149,16 @@ class GatewayCore:
             session.abort()
         await asyncio.sleep(0)
         self.records.close()
+
+    def set_now(self, now: datetime | None) -> None:
+        """From now on it is this moment, aware, and time goes on from there; None: the real time."""
+        self._ahead_ns = 0
+        if now is not None:
+            self._ahead_ns = (now - _EPOCH) // timedelta(microseconds=1) * 1_000 - time.time_ns()
+
+    def now_ns(self) -> int:
+        """The moment in the gateway's world, nanoseconds since 1970 UTC."""
+        return time.time_ns() + self._ahead_ns
 
     # A connection, from its first byte to its end.
 
@@ -154,6 +189,7 @@ class GatewayCore:
 
     def received(self, session: Session, fields: list[str]) -> None:
         """Log a message, watch the client's rate, and answer, late if so wished."""
+        arrived_ns = time.monotonic_ns()
         kind = number(fields, 0)
         name = REQUEST_NAMES.get(kind, f"message {kind}")
         request_id = request_id_of(fields)
@@ -164,18 +200,20 @@ class GatewayCore:
             request=name,
             **({"request_id": request_id} if request_id >= 0 else {}),
             **({"symbol": fields[4]} if kind in (9, 10) and len(fields) > 4 else {}),  # noqa: PLR2004 - wire fields
+            **({"symbol": fields[3]} if kind in (20, 87) and len(fields) > 4 else {}),  # noqa: PLR2004 - likewise
         )
         if session.rate.is_exceeded_by(time.time_ns()):
             self.records.violation("rate", f"client {session.client_id}: more than 50 messages in a second, at {name}")
             session.error(-1, 100, error_text(100))
         if self._answer_delay_s > 0:
-            self.loop.call_later(self._answer_delay_s, self._answer, session, fields)
+            self.loop.call_later(self._answer_delay_s, self._answer, session, fields, arrived_ns)
         else:
-            self._answer(session, fields)
+            self._answer(session, fields, arrived_ns)
 
-    def _answer(self, session: Session, fields: list[str]) -> None:
+    def _answer(self, session: Session, fields: list[str], arrived_ns: int) -> None:
+        self.arrived_ns = arrived_ns
         if "hang" in self._paused_by:
-            self._held_back.append(lambda: self._answer(session, fields))
+            self._held_back.append(lambda: self._answer(session, fields, arrived_ns))
         elif not session.is_open:
             return
         elif number(fields, 0) == _START_API and session.client_id < 0:
@@ -206,6 +244,7 @@ class GatewayCore:
         """A client is gone, and with it its subscriptions."""
         self._sessions.discard(session)
         self.lines.close_all(session)
+        self.bars.forget(session)
         self.records.log(connection=session.number, event="closed")
 
     # What `_ib_actions` does to the connections.
@@ -248,6 +287,8 @@ class GatewayCore:
         """Nothing flows until everything that paused it resumes."""
         self._paused_by.add(by)
         self.lines.is_paused = True
+        if by != "farm":
+            self.bars.pause(by)
 
     def resume(self, by: str) -> None:
         """The other end of `pause`; requests that came while it hung are answered."""
@@ -257,6 +298,7 @@ class GatewayCore:
             held_back, self._held_back = self._held_back, []
             for go_on in held_back:
                 go_on()
+        self.bars.resume(by)
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work go on in the loop; it is ended with the gateway."""

@@ -7,11 +7,17 @@ Written form: `KIND[:NAME=VALUE[,NAME=VALUE]...]`, several values joined by `+`,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from connectors.sandbox._ib_bars_calendar import midnight_s
+from connectors.sandbox._ib_bars_request import bar_size_s
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection, Mapping
+
+    from connectors.sandbox._ib_bars_request import BarsQuery
 
 _YES_NO: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -44,9 +50,28 @@ def _ids(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("+"))
 
 
+def moment_of(text: str) -> datetime:
+    """The moment that ISO 8601 text with an offset writes.
+
+    Raises:
+        ValueError: it writes none, or has no offset.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no offset, such as -04:00 or Z")
+    return moment
+
+
 _Readers: TypeAlias = "dict[str, tuple[Callable[[str], Any], Any]]"
 _WHEN: Final[_Readers] = {"after_s": (_seconds, 0.0), "times": (_count, 1), "every_s": (_seconds, 5.0)}
 _SYMBOL: Final[_Readers] = {"symbol": (str.upper, None)}
+_BARS: Final[_Readers] = {
+    **_SYMBOL,
+    "size": (bar_size_s, None),
+    "day": (date.fromisoformat, None),
+    "times": (_count, None),
+    "after": (_count, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +122,25 @@ KINDS: Final[dict[str, Kind]] = {
     "depth-lines": Kind("309 above so many lines=2", {"lines": (_count, 2)}, is_event=False),
     "late-after-cancel": Kind("count=5 messages follow each cancel", {"count": (_count, 5)}, is_event=False),
     "no-answer": Kind("connections are taken and never answered", {}, is_event=False),
+    "bars-farm": Kind(
+        "2105, no historical answers for_s=2, then 2106 and the answers", {**_WHEN, "for_s": (_seconds, 2.0)}
+    ),
+    "bars-none": Kind("162, HMDS query returned no data", _BARS, is_event=False),
+    "bars-no-answer": Kind("a historical request is never answered", _BARS, is_event=False),
+    "bars-slow": Kind("the answer takes delay_s=1 longer", {**_BARS, "delay_s": (_seconds, 1.0)}, is_event=False),
+    "bars-pacing": Kind("162, pacing violation, although the request is allowed", _BARS, is_event=False),
+    "bars-permission": Kind("162, no market data permissions", _BARS, is_event=False),
+    "bars-error": Kind("an error: code=162, text", {**_BARS, "code": (_count, 162), "text": (str, "")}, is_event=False),
+    "bars-drop": Kind("the connection closes inside the answer", _BARS, is_event=False),
+    "bars-duplicates": Kind("some bars come twice", _BARS, is_event=False),
+    "bars-outside": Kind("bars from before and after what was asked for come too", _BARS, is_event=False),
+    "bars-unordered": Kind("the bars come in no order", _BARS, is_event=False),
+    "bars-bad": Kind("one bar's low is above its high", _BARS, is_event=False),
+    "bars-naive": Kind("times come as text without a zone, whatever format is asked for", _BARS, is_event=False),
+    "bars-forming": Kind("the bar that has not ended comes too", _BARS, is_event=False),
+    "listed": Kind("symbol was not traded before day", {**_SYMBOL, "day": (date.fromisoformat, None)}, is_event=False),
 }
+_NEEDED: Final = {"busy-client-id": ("ids",), "listed": ("symbol", "day")}
 
 
 @dataclass(frozen=True)
@@ -136,14 +179,16 @@ def parse_gateway_fault(spec: str) -> GatewayFault:
             values[key] = kind.values[key][0](value.strip())
         except ValueError as error:
             raise ValueError(f"fault {spec!r}: cannot read {part!r}: {error}") from None
-    if name == "busy-client-id" and values["ids"] is None:
-        raise ValueError(f"fault {spec!r} needs ids=N[+N...]")
+    if missing := [needed for needed in _NEEDED.get(name, ()) if values[needed] is None]:
+        raise ValueError(f"fault {spec!r} needs {' and '.join(f'{needed}=' for needed in missing)}")
     return GatewayFault(name, values)
 
 
 @dataclass
 class FaultBook:
     """The faults in force. Times count from the first depth subscription, of the fault's symbol if it has one.
+
+    The times of those of the whole gateway count from the first historical request too.
 
     Args:
         loop: the gateway's.
@@ -165,7 +210,9 @@ class FaultBook:
         self.late_after_cancel = 0
         self._waiting: list[GatewayFault] = []
         self._seen: set[str] = set()
+        self._has_bars = False
         self._timers: set[asyncio.TimerHandle] = set()
+        self._met: dict[int, int] = {}
 
     def add(self, fault: GatewayFault) -> None:
         """Put a fault in force."""
@@ -177,10 +224,13 @@ class FaultBook:
         self._waiting.append(fault)
         for symbol in sorted(self._seen):
             self._begin(fault, symbol)
+        if self._has_bars:
+            self._begin_for_bars(fault)
 
     def clear(self) -> None:
         """No more faults; what is going on, such as a lost connection, comes to its own end."""
         self.standing.clear()
+        self._met.clear()
         self._waiting.clear()
         self.late_after_cancel = 0
         self.depth_lines = self._usual_lines
@@ -194,6 +244,17 @@ class FaultBook:
             self._seen.add(symbol)
             for fault in list(self._waiting):
                 self._begin(fault, symbol)
+
+    def historical(self) -> None:
+        """A historical request came: the faults of the whole gateway begin to count."""
+        if not self._has_bars:
+            self._has_bars = True
+            for fault in list(self._waiting):
+                self._begin_for_bars(fault)
+
+    def _begin_for_bars(self, fault: GatewayFault) -> None:
+        if "symbol" not in fault.values:
+            self._begin(fault, "")
 
     def _begin(self, fault: GatewayFault, symbol: str) -> None:
         per_symbol = "symbol" in fault.values
@@ -222,6 +283,28 @@ class FaultBook:
             if fault.kind == "no-permission" and fault.symbol in (None, symbol):
                 return int(fault.values["code"])
         return self.refused.get(symbol, 0)
+
+    def meeting(self, query: BarsQuery, now_s: int) -> dict[str, GatewayFault]:
+        """The faults that a historical request meets, by kind; it is counted on each."""
+        found: dict[str, GatewayFault] = {}
+        for fault in self.standing:
+            values = fault.values
+            if not fault.kind.startswith("bars-") or fault.symbol not in (None, query.instrument.symbol):
+                continue
+            if values["size"] not in (None, query.bar_s):
+                continue
+            if values["day"] is not None and (query.is_head or not query.touches(values["day"], now_s)):
+                continue
+            # The book holds its faults for as long as it counts them, so that an id means one of them.
+            number = self._met[id(fault)] = self._met.get(id(fault), 0) + 1
+            if values["after"] < number and (values["times"] is None or number <= values["after"] + values["times"]):
+                found.setdefault(fault.kind, fault)
+        return found
+
+    def listed_s(self, symbol: str) -> int:
+        """When trading of a symbol began, seconds since 1970 UTC; 0: with the market."""
+        days = [fault.values["day"] for fault in self.standing if fault.kind == "listed" and fault.symbol == symbol]
+        return max((midnight_s(day) for day in days), default=0)
 
     def is_busy(self, client_id: int) -> bool:
         """Whether a client id is in use elsewhere."""

@@ -29,7 +29,10 @@ class Violation(NamedTuple):
     Attributes:
         kind: `rate` (more than 50 messages a second, see `RateWatch`), `depth_limit` (more depth lines than the account
             has), `cancel_mismatch` (a cancel with another isSmartDepth than its request), `unknown_cancel` (a cancel of
-            no subscription), `duplicate_id` (a ticker id that is in use), `protocol` (bytes that are no TWS API).
+            no subscription), `duplicate_id` (a ticker id that is in use), `protocol` (bytes that are no TWS API); of
+            historical data `pacing_identical` (the same again within 15 s), `pacing_burst` (six of an instrument,
+            exchange and tick type within 2 s), `pacing_window` (more than 60 small ones within 600 s),
+            `open_requests` (more than 50 open at once).
         detail: what came.
         at_ns: nanoseconds since 1970 UTC.
     """
@@ -93,6 +96,40 @@ class DepthRequest(NamedTuple):
     at_ns: int
 
 
+class BarsRequest(NamedTuple):
+    """A request for historical bars or a head time stamp, or its cancel, as it came.
+
+    Attributes:
+        kind: `bars`, `head` or `cancel`.
+        request_id: the client's.
+        symbol: as written; of a cancel: of the request it met, empty when that was not open.
+        exchange: likewise.
+        bar_size: as written, empty where there is none, like the five below it.
+        what_to_show: `TRADES` and so on.
+        use_rth: regular hours alone.
+        duration: as written.
+        end: as written.
+        client_id: of the connection.
+        answer: error code that it was answered with at once; 0: it was open from then on.
+        at_ns: when it was carried out, nanoseconds since 1970 UTC.
+        arrived_ns: when it arrived, on the gateway's monotonic clock.
+    """
+
+    kind: str
+    request_id: int
+    symbol: str
+    exchange: str
+    bar_size: str = ""
+    what_to_show: str = ""
+    use_rth: bool = False
+    duration: str = ""
+    end: str = ""
+    client_id: int = -1
+    answer: int = 0
+    at_ns: int = 0
+    arrived_ns: int = 0
+
+
 class SentBatch(NamedTuple):
     """Depth messages of load mode that were given to the socket at once.
 
@@ -145,6 +182,7 @@ class Records:
         violations: oldest first.
         sent: depth messages outside load mode, oldest first; of more than `KEPT_SENT` the older half is dropped.
         depth_requests: oldest first.
+        bars_requests: oldest first.
         batches: of load mode, oldest first.
         sent_counts: every depth message by symbol, those of load mode included.
         requests: every client message by name.
@@ -154,6 +192,7 @@ class Records:
         self.violations: list[Violation] = []
         self.sent: list[SentDepth] = []
         self.depth_requests: list[DepthRequest] = []
+        self.bars_requests: list[BarsRequest] = []
         self.batches: list[SentBatch] = []
         self.sent_counts: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -175,6 +214,10 @@ class Records:
     def depth_request(self, request: DepthRequest) -> None:
         """Remember a depth request or cancel."""
         _keep(self.depth_requests, request, KEPT_REQUESTS)
+
+    def bars_request(self, request: BarsRequest) -> None:
+        """Remember a historical request or its cancel."""
+        _keep(self.bars_requests, request, KEPT_REQUESTS)
 
     def depth(self, messages: list[SentDepth]) -> None:
         """Remember depth messages of one symbol."""

@@ -10,15 +10,17 @@ package is and is not: see `connectors.sandbox`.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from connectors.sandbox._ib_bars_truth import BarRow, bars_truth
 from connectors.sandbox._ib_control import ControlServer
 from connectors.sandbox._ib_controls import GatewayBook, GatewayControls
 from connectors.sandbox._ib_core import LOOPBACK, GatewayCore
-from connectors.sandbox._ib_faults import parse_gateway_fault
+from connectors.sandbox._ib_faults import moment_of, parse_gateway_fault
 from connectors.sandbox._ib_market import DepthOperation, Row
-from connectors.sandbox._ib_records import DepthRequest, SentBatch, SentDepth, Violation
+from connectors.sandbox._ib_records import BarsRequest, DepthRequest, SentBatch, SentDepth, Violation
 from connectors.sandbox._ib_wire import NEWEST_VERSION
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SERVER_VERSION",
     "SANDBOX_ACCOUNT",
+    "BarRow",
+    "BarsRequest",
     "DepthOperation",
     "DepthRequest",
     "GatewayBook",
@@ -39,6 +43,7 @@ __all__ = [
     "SentBatch",
     "SentDepth",
     "Violation",
+    "bars_truth",
 ]
 
 SANDBOX_ACCOUNT: Final = "DUSANDBOX"
@@ -69,11 +74,20 @@ class IbGateway(GatewayControls):
         server_version: spoken if the client speaks it too; the lower of both sides' is used.
         log: a file that gets one JSON line per client request and per fault.
         answer_delay_s: how much later every request is carried out.
+        now: the moment it is when the gateway starts, from which time goes on: ISO 8601 with an offset; None: the real
+            time. Bars after it do not exist, seconds older than six months neither.
+        pacing: whether the rules for historical data are enforced: a breach is a violation and error 162, and the
+            fifth of a connection ends it.
+        pacing_speed: the rules' windows are so many times shorter; for tests with a fast clock.
+        pacing_slack_s: real seconds by which the windows are shorter still: how late a busy gateway may read.
+        bars_delay_s: how long every historical answer takes at least.
+        calendar_durations: seconds and days of a duration are counted by the calendar, not in trading time.
         faults: in force from the start, in written form, see `_ib_faults.KINDS`.
 
     Attributes:
         host: `127.0.0.1`.
         port: where it listens.
+        seed: as given.
 
     Raises:
         ValueError: an argument or fault that cannot be used.
@@ -96,13 +110,21 @@ class IbGateway(GatewayControls):
         server_version: int = DEFAULT_SERVER_VERSION,
         log: Path | None = None,
         answer_delay_s: float = 0.0,
+        now: str | None = None,
+        pacing: bool = True,
+        pacing_speed: float = 1.0,
+        pacing_slack_s: float = 0.0,
+        bars_delay_s: float = 0.0,
+        calendar_durations: bool = False,
         faults: Iterable[str] = (),
     ) -> None:
         _check(accounts, depth_lines, rate_per_s, rows, server_version)
+        _check_bars(pacing_speed, pacing_slack_s, bars_delay_s)
         for fault in (faults := tuple(faults)):
             parse_gateway_fault(fault)
         self.host = LOOPBACK
         self.port = port
+        self.seed = seed
         self._options: dict[str, Any] = {
             "port": port,
             "accounts": accounts,
@@ -117,6 +139,12 @@ class IbGateway(GatewayControls):
             "server_version": server_version,
             "log": log,
             "answer_delay_s": answer_delay_s,
+            "now": None if now is None else moment_of(now),
+            "pacing": pacing,
+            "pacing_speed": pacing_speed,
+            "pacing_slack_s": pacing_slack_s,
+            "bars_delay_s": bars_delay_s,
+            "calendar_durations": calendar_durations,
             "faults": faults,
         }
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -215,6 +243,19 @@ class IbGateway(GatewayControls):
     def requests(self) -> list[DepthRequest]:
         """Depth subscriptions and cancels as they came, oldest first; the gateway's own list, which grows."""
         return self._core.records.depth_requests if self._core else []
+
+    @property
+    def bars_requests(self) -> list[BarsRequest]:
+        """Historical requests and their cancels as they came, oldest first; the gateway's own list, which grows."""
+        return self._core.records.bars_requests if self._core else []
+
+
+def _check_bars(pacing_speed: float, pacing_slack_s: float, bars_delay_s: float) -> None:
+    if not 0 < pacing_speed < math.inf:
+        raise ValueError(f"pacing_speed is {pacing_speed}, not a number above 0")
+    for name, value_s in (("pacing_slack_s", pacing_slack_s), ("bars_delay_s", bars_delay_s)):
+        if not 0 <= value_s < math.inf:
+            raise ValueError(f"{name} is {value_s}, not a number of seconds")
 
 
 def _check(accounts: Sequence[str], depth_lines: int, rate_per_s: float, rows: int | None, server_version: int) -> None:

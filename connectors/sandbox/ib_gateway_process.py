@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from connectors.sandbox._ib_control import ControlClient
 from connectors.sandbox._ib_controls import GatewayControls
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from connectors.sandbox._ib_market import Overflow
+
+_SWITCH_S: Final = 0.0005  # requests are read when they arrive, also while bars are made
 
 __all__ = ["IbGatewayProcess", "SandboxDidNotStartError", "run_forever"]
 
@@ -52,6 +54,12 @@ class IbGatewayProcess(GatewayControls):
         server_version: see there.
         log: see there.
         answer_delay_s: see there.
+        now: see there.
+        pacing: see there.
+        pacing_speed: see there.
+        pacing_slack_s: see there.
+        bars_delay_s: see there.
+        calendar_durations: see there.
         faults: see there.
         start_within_s: how long the start may take.
 
@@ -60,6 +68,7 @@ class IbGatewayProcess(GatewayControls):
         port: where it listens.
         control_port: where it takes controls.
         pid: of the child.
+        seed: as given.
 
     Raises:
         SandboxDidNotStartError: on entering, when the child does not announce itself in time.
@@ -81,6 +90,12 @@ class IbGatewayProcess(GatewayControls):
         server_version: int = DEFAULT_SERVER_VERSION,
         log: Path | None = None,
         answer_delay_s: float = 0.0,
+        now: str | None = None,
+        pacing: bool = True,
+        pacing_speed: float = 1.0,
+        pacing_slack_s: float = 0.0,
+        bars_delay_s: float = 0.0,
+        calendar_durations: bool = False,
         faults: Iterable[str] = (),
         start_within_s: float = 30.0,
     ) -> None:
@@ -88,6 +103,7 @@ class IbGatewayProcess(GatewayControls):
         self.port = 0
         self.control_port = 0
         self.pid = 0
+        self.seed = seed
         self._start_within_s = start_within_s
         once = {
             "--port": port,
@@ -99,6 +115,10 @@ class IbGatewayProcess(GatewayControls):
             "--server-version": server_version,
             "--log": log,
             "--answer-delay": answer_delay_s,
+            "--now": now,
+            "--pacing-speed": pacing_speed,
+            "--pacing-slack": pacing_slack_s,
+            "--bars-delay": bars_delay_s,
         }
         repeated = {
             "--account": accounts,
@@ -109,6 +129,8 @@ class IbGatewayProcess(GatewayControls):
         }
         self._arguments = [f"{name}={value}" for name, value in once.items() if value is not None]
         self._arguments += [f"{name}={value}" for name, values in repeated.items() for value in values]
+        self._arguments += [] if pacing else ["--no-pacing"]
+        self._arguments += ["--calendar-durations"] if calendar_durations else []
         self._child: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
         self._control: ControlClient | None = None
@@ -181,6 +203,7 @@ def run_forever(
         ValueError: an option or fault that cannot be used.
         OSError: a port is taken, or the log cannot be written.
     """
+    sys.setswitchinterval(_SWITCH_S)
     with IbGateway(**options) as gateway:
         opened = gateway.open_control(control_port)
         ready = {"host": gateway.host, "port": gateway.port, "control_port": opened, "pid": os.getpid()}

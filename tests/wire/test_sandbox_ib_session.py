@@ -177,21 +177,19 @@ def test_the_rest_of_what_a_client_asks_for_is_answered(gateway):
 def test_what_the_sandbox_does_not_have_ends_in_an_error_and_not_in_a_wait(gateway):
     async def look(ib, library):
         stock = library.Stock("AAPL", "SMART", "USD")
-        bars = await asyncio.wait_for(
-            ib.reqHistoricalDataAsync(stock, "", "1 D", "1 min", "TRADES", useRTH=True), timeout=5
-        )
+        bars = await asyncio.wait_for(ib.reqHistogramDataAsync(stock, useRTH=True, period="1 day"), timeout=5)
         trade = ib.placeOrder(stock, library.MarketOrder("BUY", 1))
         ib.client.send(199, 1, 2)
         ib.client.send(9, 8, "not a number")
         await until(lambda: len(ib.errors) >= 7)
         await ib.reqCurrentTimeAsync()
-        return list(bars), trade.orderStatus.status, [(code, text) for _, code, text in ib.errors[3:]]
+        return list(bars or []), trade.orderStatus.status, [(code, text) for _, code, text in ib.errors[3:]]
 
     bars, status, errors = with_client(gateway, look)
     assert bars == []
     assert status == "Cancelled"
     assert [code for code, _ in errors] == [321, 321, 505, 320]
-    assert "reqHistoricalData" in errors[0][1]
+    assert "reqHistogramData" in errors[0][1]
     assert "Read-Only" in errors[1][1]
     assert gateway.violations[-1].kind == "protocol"
 
