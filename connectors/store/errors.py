@@ -105,7 +105,7 @@ class InvalidLine(StoreError, ValueError):
 
 
 class InvalidRows(StoreError, ValueError):
-    """Record batches that are not of the schema they are to be published under, or that hold nulls."""
+    """Rows that are not of the schema they are to be published under, hold nulls, or break a rule of their file."""
 
 
 class InvalidEntry(StoreError, ValueError):

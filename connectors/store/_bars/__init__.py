@@ -1,0 +1,1 @@
+"""What `connectors.store.bars` is made of."""
