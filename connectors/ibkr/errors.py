@@ -1,4 +1,4 @@
-"""What can go wrong at a gateway, and what each of its codes means for a capture.
+"""What can go wrong at a gateway, and what each of its codes means for a capture and for a request for bars.
 
     IbkrError
     ├── InvalidRequest     (ValueError)  asked for something that cannot be: no gateway was contacted
@@ -6,12 +6,18 @@
     ├── GatewayUnreachable               no connection came about
     ├── ClientIdsInUse                   eight client ids in a row are in use
     ├── GatewayTooOld                    it speaks a protocol older than the client library's oldest
-    └── InstrumentRefused                the gateway will not give this book
-        ├── InstrumentUnknown            it knows no such instrument, or several
-        └── NoPermission                 the account may not see it
+    ├── InstrumentRefused                the gateway will not give this instrument's data
+    │   ├── InstrumentUnknown            it knows no such instrument, or several
+    │   └── NoPermission                 the account may not see it
+    └── BarsError                        one request for bars failed; another may succeed
+        ├── BarsRefused                  it will be refused each time; the gateway's text says why
+        ├── BarsTimeout                  the gateway did not answer, several times
+        ├── BarsUnavailable              the gateway could not answer now, several times
+        └── BadAnswer                    the answer cannot be true, several times
 
-The code decides (`CODES`), never the text. No message holds an account number: every text of the gateway passes
-`redact_accounts`.
+The code decides (`CODES`), with one exception: the gateway reports most troubles with historical data under the code
+162, where only its text tells them apart (`HISTORICAL_TEXTS`). No message holds an account number: every text of the
+gateway passes `redact_accounts`.
 """
 
 from __future__ import annotations
@@ -40,6 +46,9 @@ CodeKind = Literal[
     "too_old",
     "warning",
     "info",
+    "by_text",
+    "no_data",
+    "pacing",
 ]
 
 
@@ -68,7 +77,7 @@ class GatewayTooOld(IbkrError):  # noqa: N818 - says what is the matter
 
 
 class InstrumentRefused(IbkrError):  # noqa: N818 - says what is the matter
-    """The gateway refuses the book of a symbol.
+    """The gateway refuses the book or the bars of a symbol.
 
     Attributes:
         symbol: Canonical.
@@ -86,7 +95,37 @@ class InstrumentUnknown(InstrumentRefused):
 
 
 class NoPermission(InstrumentRefused):
-    """The account has no market-depth permission for the instrument."""
+    """The account has no permission for the instrument's data."""
+
+
+class BarsError(IbkrError):
+    """One request for bars failed; the message names symbol, bar size, day and span.
+
+    Attributes:
+        symbol: Canonical.
+        code: The gateway's code; None when it sent none.
+    """
+
+    def __init__(self, message: str, *, symbol: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.symbol = symbol
+        self.code = code
+
+
+class BarsRefused(BarsError):  # noqa: N818 - says what is the matter
+    """The gateway refuses this request and would do so again; its text is in the message."""
+
+
+class BarsTimeout(BarsError):  # noqa: N818 - says what is the matter
+    """The gateway did not answer in time, as often as was tried."""
+
+
+class BarsUnavailable(BarsError):  # noqa: N818 - says what is the matter
+    """The gateway could not answer now, as often as was tried: another session, no way to the broker."""
+
+
+class BadAnswer(BarsError):  # noqa: N818 - says what is the matter
+    """The gateway's bars cannot be true: times without a zone, prices out of order, what is no number."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +177,41 @@ CODES: Final[dict[int, CodeRule]] = {
     ),
     10197: CodeRule("again", "another session of this user gets the data", "tried again; end the other session"),
 }
+_SUBSCRIBE: Final = "subscribe to the exchange's market data at the broker"
+
+BARS_CODES: Final[dict[int, CodeRule]] = {
+    100: CodeRule("again", "too many messages a second", "tried again"),
+    162: CodeRule("by_text", "trouble with historical data", "its text decides"),
+    165: CodeRule("info", "news of the historical-data service", "nothing"),
+    # Also the code for more than 50 open requests; other texts refuse.
+    322: CodeRule("by_text", "the request cannot be processed", "its text decides"),
+    354: CodeRule("no_permission", "no market-data subscription", _SUBSCRIBE),
+    366: CodeRule("info", "there is no such historical request to cancel", "nothing"),
+    2105: CodeRule("warning", "a historical-data farm is disconnected", "answers come late, or are asked for again"),
+    10089: CodeRule("no_permission", "more subscriptions are needed", _SUBSCRIBE),
+    10090: CodeRule("no_permission", "a part is not subscribed", _SUBSCRIBE),
+    10092: CodeRule("no_permission", "no data of this exchange", _SUBSCRIBE),
+    10186: CodeRule("no_permission", "not subscribed, no delayed data", _SUBSCRIBE),
+    10187: CodeRule("no_permission", "no permission for historical data", _SUBSCRIBE),
+}
+"""What differs from `CODES` when the code answers a request for bars."""
+
+HISTORICAL_TEXTS: Final[tuple[tuple[str, CodeRule], ...]] = (
+    ("returned no data", CodeRule("no_data", "the broker has none", "nothing")),
+    ("pacing", CodeRule("pacing", "asked too often", "waits and asks again")),
+    ("simultaneous api historical", CodeRule("pacing", "too many requests are open", "waits and asks again")),
+    ("permission", CodeRule("no_permission", "no market-data permission", _SUBSCRIBE)),
+    ("subscri", CodeRule("no_permission", "no market-data subscription", _SUBSCRIBE)),
+    ("different ip", CodeRule("again", "another session of this user gets the data", "tried again")),
+    ("query cancelled", CodeRule("again", "the gateway gave the request up", "tried again")),
+    ("disconnect", CodeRule("again", "the gateway lost the historical-data service", "tried again")),
+    ("connection attempt failed", CodeRule("again", "the gateway lost the historical-data service", "tried again")),
+)
+"""The texts of the codes 162 and 322 that are known, in lower case; what holds none of them refuses.
+
+The first row that fits counts. The gateway translates the beginning of a text into its user's language, and some texts
+whole; those refuse.
+"""
 _WARNINGS: Final = range(2100, 2200)
 _OTHER_WARNING: Final = CodeRule("info", "a warning", "nothing")
 _OTHER: Final = CodeRule("refused", "an error", "read the gateway's text")
@@ -147,6 +221,15 @@ _ACCOUNT: Final = re.compile(r"\b(?:DU|DF|DI|U|F|I)\d{4,}[A-Z]?\b")
 def rule_for(code: int) -> CodeRule:
     """The row of the table that a code falls under; 2100 to 2199 are warnings, other unknown codes refuse."""
     return CODES.get(code) or (_OTHER_WARNING if code in _WARNINGS else _OTHER)
+
+
+def bars_rule_for(code: int, text: str) -> CodeRule:
+    """The row that a code falls under when it answers a request for bars; its text counts for 162 and 322 only."""
+    rule = BARS_CODES.get(code) or rule_for(code)
+    if rule.kind != "by_text":
+        return rule
+    lowered = text.lower()
+    return next((row for known, row in HISTORICAL_TEXTS if known in lowered), _OTHER)
 
 
 def redact_accounts(text: str, accounts: Iterable[str] = ()) -> str:
@@ -169,3 +252,21 @@ def refusal(symbol: str, code: int | None, text: str) -> InstrumentRefused:
     number = "" if code is None else f" {code}"
     message = f"{symbol}: the gateway refuses its depth: {rule.meaning}{number} ({text}); {rule.action}"
     return kinds.get(rule.kind, InstrumentRefused)(message, symbol=symbol, code=code)
+
+
+def bars_refusal(asked: str, symbol: str, code: int, text: str) -> IbkrError:
+    """The error that says why a request for bars is refused.
+
+    Args:
+        asked: The request in words; begins with the symbol.
+        symbol: Canonical.
+        code: The gateway's.
+        text: The gateway's, without account numbers.
+    """
+    rule = bars_rule_for(code, text)
+    message = f"{asked}: the gateway refuses its bars: {rule.meaning} {code} ({text}); {rule.action}"
+    if rule.kind == "unknown":
+        return InstrumentUnknown(message, symbol=symbol, code=code)
+    if rule.kind == "no_permission":
+        return NoPermission(message, symbol=symbol, code=code)
+    return BarsRefused(message, symbol=symbol, code=code)

@@ -132,9 +132,11 @@ def test_a_time_out_is_told_at_once_and_enters_nothing(tmp_path):
     assert windows.acquire("x", timeout_s=61) == pytest.approx(60, abs=1e-6)
 
 
-def test_an_unknown_name_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["nobody", "ibkr.identical"])
+def test_an_unknown_name_is_refused(name):
+    """And the windows of a pacer, which mean nothing without the request."""
     with pytest.raises(KeyError, match="no request rate"):
-        RequestWindows.in_memory().acquire("nobody")
+        RequestWindows.in_memory().acquire(name)
 
 
 def test_nothing_is_made_before_the_first_call_and_never_in_memory(tmp_path, monkeypatch):
@@ -319,9 +321,15 @@ def test_processes_killed_at_any_moment_leave_a_log_that_works(tmp_path, caplog)
 def test_the_table_says_for_each_limit_what_the_vendor_and_what_we_allow():
     assert len({row.name for row in LIMITS}) == len(LIMITS)
     for row in LIMITS:
-        assert 0 < row.limit < row.vendor_limit
+        assert 0 < row.limit <= row.vendor_limit
+        # Calls bunch up on their way: fewer of them, or a longer window, is the room for that.
+        assert row.limit < row.vendor_limit or row.window_s > row.vendor_window_s
         assert row.source
-        assert row.kept_by == ("Slots" if row.window_s is None else "RequestWindows")
+        if row.window_s is None:
+            assert row.kept_by == "Slots"
+        else:
+            assert row.kept_by == {"databento": "RequestWindows", "ibkr": "Pacer"}[row.vendor]
     assert limit_named("databento.metadata").vendor_limit == 20
+    assert limit_named("ibkr.bars").vendor_limit == 60
     with pytest.raises(KeyError, match=r"databento\.metadata"):
         limit_named("nobody")
