@@ -55,6 +55,8 @@ bench: $(STAMP) ## Speed and memory, side by side with the alternatives
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/capture.py
+	$(BIN)/python benchmarks/pacing.py
+	$(BIN)/python benchmarks/bars_plan.py
 
 schemas: $(STAMP) ## Generate the JSON Schemas from the models
 	$(BIN)/python tools/schemas.py

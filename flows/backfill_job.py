@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flows import bars_job
 from flows.backfill_context import BackfillContext, DayOptions
 from flows.backfill_request import BackfillRequest, DayTask, plan_tasks
 from flows.backfill_run import RunOptions
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from flows.bars_job import BarsJob
+
 
 @dataclass(frozen=True)
 class BackfillJob:
@@ -25,11 +29,13 @@ class BackfillJob:
         context: what its days share.
         tasks: its tasks, in order.
         options: how the run goes.
+        bars: the download of bars of the same symbols and days that follows it; None when none was asked for.
     """
 
     context: BackfillContext
     tasks: tuple[DayTask, ...]
     options: RunOptions
+    bars: BarsJob | None = None
 
 
 def assemble(
@@ -48,8 +54,11 @@ def assemble(
     with_events: bool = False,
     max_cost_usd: float | None = None,
     dry_run: bool = False,
+    fetch_bars: bool = False,
 ) -> BackfillJob:
     """Check the parameters of a backfill and plan its tasks; asks no vendor and writes nothing.
+
+    With `fetch_bars` bars of all sizes are to follow for the same symbols and days.
 
     Raises:
         ConfigurationError: a parameter, a setting, the task list or the symbol mapping cannot be used.
@@ -80,4 +89,8 @@ def assemble(
     context = BackfillContext(settings, options)
     tasks = plan_tasks(request, settings)
     context.days = frozenset(task.day for task in tasks)
-    return BackfillJob(context, tuple(tasks), RunOptions(strict=strict, max_tasks=max_tasks, workers=workers))
+    bars = None
+    if fetch_bars and tasks:
+        pairs = [(task.symbol, task.day) for task in tasks]
+        bars = bars_job.assemble(now_ns=time.time_ns(), pairs=pairs, dry_run=dry_run, strict=strict)
+    return BackfillJob(context, tuple(tasks), RunOptions(strict=strict, max_tasks=max_tasks, workers=workers), bars)

@@ -24,6 +24,8 @@ from flows.backfill_day import DayOutcome
 from flows.backfill_job import assemble
 from flows.backfill_preview import preview
 from flows.backfill_run import attempt_day, run_backfill
+from flows.bars_run import preview_job
+from flows.download_bars import bring_bars
 from flows.errors import BackfillFailed
 from flows.progress import watching
 from flows.run_log import show_own_lines
@@ -73,6 +75,7 @@ def backfill_l2(
     with_events: bool = False,
     max_cost_usd: Annotated[float, Field(ge=0)] | None = None,
     dry_run: bool = False,
+    fetch_bars: bool = False,
 ) -> dict[str, Any]:
     """Bring Level-2 snapshots of (symbol, day) pairs from Databento to the data root.
 
@@ -91,13 +94,14 @@ def backfill_l2(
         with_events: Also write the vendor's events.
         max_cost_usd: Spend ceiling of this run in US dollars; DATABENTO_MAX_COST_USD when empty.
         dry_run: Return what would be done and what it would cost; write nothing.
+        fetch_bars: Then download bars of all sizes for the same symbols and days from Interactive Brokers.
 
     Returns:
-        The summary, or the preview of a dry run.
+        The summary, with `bars` when they were asked for, or the preview of a dry run.
 
     Raises:
         ConfigurationError: something given cannot be used; nothing was done.
-        BackfillFailed: a strict run met an ERROR; manifest and summary are written.
+        BackfillFailed: a strict run met an ERROR, or the gateway gave no bars; manifest and summary are written.
     """
     job = assemble(
         symbols=symbols,
@@ -114,15 +118,22 @@ def backfill_l2(
         with_events=with_events,
         max_cost_usd=max_cost_usd,
         dry_run=dry_run,
+        fetch_bars=fetch_bars,
     )
     show_own_lines(job.context.settings.log_level)
     if dry_run:
-        return preview(job.context, job.tasks)
+        document = preview(job.context, job.tasks)
+        return document if job.bars is None else document | {"bars": preview_job(job.bars)}
     with watching(len(job.tasks)) as progress:
         result = run_backfill(job.context, job.tasks, job.options, execute=run_as_tasks, progress=progress)
     if strict and result.summary["counts"]["ERROR"]:
         raise BackfillFailed(f"{result.summary['counts']['ERROR']} of {len(job.tasks)} tasks ended with ERROR")
-    return result.summary
+    if job.bars is None or result.stopped:
+        return result.summary
+    bars = bring_bars(job.bars)
+    if bars.problem is not None:
+        raise BackfillFailed(f"Level 2 is done, but not all bars are: {bars.problem}")
+    return result.summary | {"bars": bars.to_document()}
 
 
 def run_as_tasks(context: BackfillContext, tasks: Sequence[DayTask], workers: int) -> Iterator[tuple[int, DayOutcome]]:

@@ -6,20 +6,18 @@ error before any work, 130 a backfill stopped early (a signal or a storage guard
 
 from __future__ import annotations
 
-import datetime as dt
+import datetime as dt  # noqa: TC003 - typer reads the annotations
 import json
 import sys
-from importlib.metadata import version
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.describe import NOTES, DescribeOption, Notes, all_commands, describe_command
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_STOPPED = 130
+from flows.cli_options import EXIT_STOPPED, Describe, Version, day_option
+from flows.commands_bars import bars, coverage_app
+from flows.commands_sandbox import sandbox_app
+from flows.describe import NOTES, Notes, all_commands, describe_command
 
 app = typer.Typer(
     name="trading-data",
@@ -28,34 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-sandbox_app = typer.Typer(
-    help="Vendors on loopback that speak the real protocols; no account needed.", no_args_is_help=True
-)
+app.command("bars")(bars)
+app.add_typer(coverage_app, name="coverage")
 app.add_typer(sandbox_app, name="sandbox")
-
-Describe = Annotated[bool, DescribeOption]
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a day; write it as 2025-09-05") from None
-
-
-def _day_option(name: str, text: str) -> Any:
-    return typer.Option(name, parser=_day, metavar="YYYY-MM-DD", help=text)
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"trading-data {version('trading-data')}")
-        raise typer.Exit
-
-
-Version = Annotated[
-    bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
-]
 
 
 @app.callback()
@@ -68,6 +41,7 @@ NOTES["backfill"] = Notes(
         "<root>/level2/<SYMBOL>/<date>_snapshots_databento.parquet per day (and _events_ with --with-events)",
         "<root>/backfill_l2_manifest.jsonl: one line per task; <root>/backfill_l2_summary.json",
         "stdout: one line SUMMARY WRITE=.. SKIP=.. EMPTY=.. ERROR=.. total=.. concurrency=.. duration=..s",
+        "with --fetch-bars: what `bars` writes for the same symbols and days; its counts are in the log",
         "stdout with --dry-run: one JSON object; the log goes to stderr",
     ),
     dependencies=("DATABENTO_API_KEY, or --sandbox", "settings: docs/ENVIRONMENT.md"),
@@ -81,9 +55,9 @@ NOTES["backfill"] = Notes(
 
 @app.command()
 def backfill(
-    date: Annotated[dt.date | None, _day_option("--date", "One ET day.")] = None,
-    start: Annotated[dt.date | None, _day_option("--start", "First ET day.")] = None,
-    end: Annotated[dt.date | None, _day_option("--end", "Last ET day, included.")] = None,
+    date: Annotated[dt.date | None, day_option("--date", "One ET day.")] = None,
+    start: Annotated[dt.date | None, day_option("--start", "First ET day.")] = None,
+    end: Annotated[dt.date | None, day_option("--end", "Last ET day, included.")] = None,
     symbol: Annotated[list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated.")] = None,
     tasks: Annotated[Path | None, typer.Option("--tasks", help="Task list, .csv or .xlsx.")] = None,
     since: Annotated[int | None, typer.Option("--since", min=0, help="Of the list, the last so many days.")] = None,
@@ -102,8 +76,11 @@ def backfill(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write again what exists.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a task ends with ERROR.")] = False,
+    fetch_bars: Annotated[
+        bool, typer.Option("--fetch-bars", help="Then download bars of the same symbols and days from IBKR.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and its cost as JSON.")] = False,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox vendor.")] = False,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Use the bundled sandbox vendors.")] = False,
     prefect: Annotated[
         bool | None,
         typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow. Default: when PREFECT_API_URL is set."),
@@ -134,6 +111,7 @@ def backfill(
         "with_events": with_events,
         "max_cost_usd": max_cost_usd,
         "dry_run": dry_run,
+        "fetch_bars": fetch_bars,
     }
     raise typer.Exit(run(parameters, sandbox=sandbox, as_flow=prefect))
 
@@ -253,67 +231,6 @@ def validate(
     switches = [("--strict", strict), ("--json", json_output), ("--quick", quick)]
     arguments = ["validate", *(name for name, on in switches if on), "--", *map(str, paths)]
     raise typer.Exit(contracts_main(arguments))
-
-
-NOTES["sandbox databento"] = Notes(
-    outputs=("stdout: one JSON line {gateway_url, ca_file, api_key, pid} when ready",),
-    examples=(
-        "trading-data sandbox databento --port 8443",
-        "trading-data sandbox databento --fault cut-mid-stream:symbol=MSFT,times=1",
-    ),
-)
-
-
-@sandbox_app.command("databento")
-def sandbox_databento(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
-    replay: Annotated[Path | None, typer.Option("--replay", help="Serve the DBN files of this folder.")] = None,
-    fault: Annotated[list[str] | None, typer.Option("--fault", help="A fault to show; may be repeated.")] = None,
-    records_per_hour: Annotated[
-        float, typer.Option("--records-per-hour", min=1, help="Mean density of invented books.")
-    ] = 3_600.0,
-    _describe: Describe = False,
-    _version: Version = False,
-) -> None:
-    """Serve a Databento-compatible vendor on loopback until interrupted."""
-    from connectors.sandbox.databento_server import run_forever  # noqa: PLC0415 - heavy
-
-    try:
-        code = run_forever(port=port, replay_dir=replay, faults=fault or (), records_per_hour=records_per_hour)
-    except (ValueError, OSError) as error:
-        typer.echo(f"trading-data sandbox databento: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
-    raise typer.Exit(code)
-
-
-NOTES["sandbox ib-gateway"] = Notes(
-    outputs=("stdout: one JSON line {host, port, control_port, pid} when ready",),
-    examples=(
-        "trading-data sandbox ib-gateway --port 4002",
-        "trading-data sandbox ib-gateway --rate 200 --fault reset-317:symbol=AAPL,after_s=5",
-    ),
-)
-
-
-@sandbox_app.command("ib-gateway")
-def sandbox_ib_gateway(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
-    rate: Annotated[float, typer.Option("--rate", min=0, help="Depth messages per second and symbol.")] = 50.0,
-    depth_lines: Annotated[int, typer.Option("--depth-lines", min=1, help="Depth lines of the account.")] = 3,
-    fault: Annotated[list[str] | None, typer.Option("--fault", help="A fault to show; may be repeated.")] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="One JSON line per client request and fault.")] = None,
-    _describe: Describe = False,
-    _version: Version = False,
-) -> None:
-    """Serve an IB gateway with invented books on loopback until interrupted."""
-    from connectors.sandbox.ib_gateway_process import run_forever  # noqa: PLC0415 - heavy
-
-    try:
-        code = run_forever(port=port, rate_per_s=rate, depth_lines=depth_lines, faults=fault or (), log=log)
-    except (ValueError, OSError) as error:
-        typer.echo(f"trading-data sandbox ib-gateway: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
-    raise typer.Exit(code)
 
 
 NOTES["describe"] = Notes(

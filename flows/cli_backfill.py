@@ -11,10 +11,13 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from connectors.ibkr.errors import IbkrError
 from connectors.store.errors import StoreError
 from flows.backfill_job import BackfillJob, assemble
 from flows.backfill_preview import preview
 from flows.backfill_run import RunResult, check_ready, run_backfill
+from flows.bars_progress import on_stderr
+from flows.bars_run import download, preview_job
 from flows.errors import BackfillFailed, ConfigurationError
 from flows.progress import watching
 from flows.settings import load_settings
@@ -22,6 +25,8 @@ from flows.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+    from flows.bars_job import BarsJob
 
 OK, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
@@ -56,10 +61,30 @@ def run(parameters: dict[str, Any], *, sandbox: bool, as_flow: bool | None) -> i
 def _run_here(parameters: dict[str, Any]) -> int:
     job = assemble(**parameters)
     if parameters["dry_run"]:
-        return _print_preview(preview(job.context, job.tasks), strict=parameters["strict"])
+        document = preview(job.context, job.tasks)
+        if job.bars is not None:
+            document["bars"] = preview_job(job.bars)
+        return _print_preview(document, strict=parameters["strict"])
     with _stop_on_signals(job), watching(len(job.tasks)) as progress:
         result = run_backfill(job.context, job.tasks, job.options, progress=progress)
-    return _finish(result.summary, strict=parameters["strict"])
+    code = _finish(result.summary, strict=parameters["strict"])
+    if job.bars is None or code == STOPPED:
+        return code
+    return max(code, _fetch_bars(job.bars))
+
+
+def _fetch_bars(job: BarsJob) -> int:
+    """Download the bars that go with a backfill; stdout has its one line already."""
+    try:
+        with on_stderr() as progress:
+            result = download(job, progress=progress)
+    except (ConfigurationError, IbkrError) as error:
+        # Level 2 is there: that nothing was done would be wrong.
+        return _fail(f"Level 2 is done, but bars are not: {error}", FAILED)
+    logger.log(logging.WARNING if result.counts["ERROR"] else logging.INFO, "bars: %s", result.summary_line)
+    if result.problem is not None:
+        return _fail(f"Level 2 is done, but not all bars are: {result.problem}", FAILED)
+    return STOPPED if result.stopped else OK
 
 
 def _run_as_flow(parameters: dict[str, Any]) -> int:
@@ -119,7 +144,7 @@ def _print_preview(document: dict[str, Any], *, strict: bool) -> int:
     return FAILED if strict and document["totals"]["error"] else OK
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: object, code: int) -> int:
     print(f"trading-data backfill: {error}", file=sys.stderr)  # noqa: T201 - the one clear error
     return code
 
@@ -156,12 +181,14 @@ def _stop_on_signals(job: BackfillJob) -> Iterator[None]:
 
 @contextmanager
 def _sandbox() -> Iterator[None]:
-    """A vendor of our own for this process; its certificate is trusted by this process only."""
+    """Vendors of our own for this process; the certificate is trusted by this process only."""
     from connectors.sandbox.databento_process import SandboxProcess  # noqa: PLC0415 - only when asked for
 
     with SandboxProcess() as vendor:
-        before = {key: os.environ.get(key) for key in vendor.env()}
-        os.environ.update(vendor.env())
+        # The gateway is started by the download of bars, if there is one.
+        env = {**vendor.env(), "FORCE_FAKE_IB": "1"}
+        before = {key: os.environ.get(key) for key in env}
+        os.environ.update(env)
         try:
             yield
         finally:

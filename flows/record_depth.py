@@ -32,8 +32,9 @@ from flows.capture_progress import CaptureStatus, Rates, on_stderr, rows, totals
 from flows.errors import CaptureFailed, ConfigurationError
 from flows.record_job import RecordJob, assemble, check_ready
 from flows.record_result import RecordResult
-from flows.record_run import Stop, record
+from flows.record_run import record
 from flows.run_log import show_own_lines
+from flows.stopping import Stop
 
 logger = logging.getLogger(__name__)
 

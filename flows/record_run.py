@@ -10,20 +10,15 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import signal
-import threading
 import time
 import uuid
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
-from importlib.metadata import version
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from connectors.ibkr.clock import ReceiptClock
 from connectors.ibkr.depth import DepthCapture, DepthRequest
 from connectors.ibkr.errors import GatewayUnreachable, IbkrError
 from connectors.ibkr.library import load
-from connectors.ibkr.session import GatewayAddress, port_for
 from connectors.store.atomic import write_json_atomic
 from connectors.store.errors import StorageGuardHit, StoreError
 from connectors.store.live import CaptureFolder, living_sessions
@@ -33,14 +28,16 @@ from flows.capture_progress import CaptureStatus, SymbolStatus
 from flows.capture_recorder import Recorder
 from flows.capture_spec import RecorderProgress, SessionSpec, SymbolProgress
 from flows.errors import ConfigurationError
+from flows.gateway import gateway_of, producer
 from flows.record_orphans import Orphans
 from flows.record_result import RecordResult, SymbolRecord
+from flows.stopping import Stop, stop_on_signals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Sequence
 
     from connectors.ibkr.depth import CaptureOutcome
-    from connectors.ibkr.session import GatewayInfo
+    from connectors.ibkr.session import GatewayAddress, GatewayInfo
     from flows.capture_progress import Watcher
     from flows.capture_spec import SessionResult
     from flows.record_job import RecordJob
@@ -51,37 +48,6 @@ DISK_EVERY_S: Final = 30.0
 _RECORDER_EVERY_S: Final = 0.25
 _LONGEST_NAP_S: Final = 1.0
 _NS: Final = 10**9
-
-
-class Stop:
-    """A wish to end a capture, from any thread; the first one counts."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._event: asyncio.Event | None = None
-
-    def ask(self, reason: str) -> None:
-        """Let the capture end cleanly.
-
-        Args:
-            reason: a word, which comes into the stats; in case of trouble a colon follows, and more for people.
-        """
-        if self.reason is None:
-            self.reason = reason
-        loop, event = self._loop, self._event
-        if loop is not None and event is not None:
-            # The loop may be gone: then there is nothing to stop.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
-
-    def bind(self) -> asyncio.Event:
-        """The wish as an event of the running loop."""
-        self._event = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        if self.reason is not None:
-            self._event.set()
-        return self._event
 
 
 def record(job: RecordJob, *, stop: Stop | None = None, watchers: Sequence[Watcher] = ()) -> RecordResult:
@@ -117,14 +83,19 @@ class _Run:
 
     async def run(self) -> RecordResult:
         stopping = self._stop.bind()
-        with _signals(self._stop), ExitStack() as watched:
+        settings = self._job.settings
+        lines = settings.ib_max_depth_lines
+        with (
+            stop_on_signals(self._stop, what="the capture", kept="what was captured is written"),
+            ExitStack() as watched,
+        ):
             for watch in self._watchers:
                 watched.enter_context(watch(self.status))
             try:
                 await self._wait_for_window(stopping)
                 if self._stop.reason is not None:
                     return RecordResult(None, self._stop.reason)
-                async with _gateway(self._job) as address:
+                async with gateway_of(settings, sandbox=self._job.sandbox, depth_lines=lines) as address:
                     return await self._record(address, stopping)
             finally:
                 for orphans in self._orphans:
@@ -311,11 +282,6 @@ def _own_reasons(outcome: CaptureOutcome | None) -> dict[str, str]:
     }
 
 
-def producer(*, sandbox: bool) -> str:
-    """Name and version of the writer; rows of invented books say so."""
-    return f"trading-data {version('trading-data')}{' (sandbox)' if sandbox else ''}"
-
-
 def _spec(job: RecordJob, now_ns: int) -> SessionSpec:
     settings = job.settings
     return SessionSpec(
@@ -332,69 +298,6 @@ def _spec(job: RecordJob, now_ns: int) -> SessionSpec:
         flush_s=settings.l2_flush_seconds,
         queue_messages=settings.l2_queue_messages,
     )
-
-
-def _address(job: RecordJob) -> GatewayAddress:
-    settings = job.settings
-    return GatewayAddress(
-        host=settings.ib_host,
-        port=port_for(
-            port=settings.ib_port,
-            paper=settings.ib_paper_trading,
-            use_tws=settings.ib_use_tws,
-            live=settings.ib_live_port,
-            paper_tws=settings.ib_paper_port,
-            gateway_live=settings.ib_gateway_live_port,
-            gateway_paper=settings.ib_gateway_paper_port,
-        ),
-        client_id=settings.ib_client_id,
-        connect_timeout_s=settings.connection_timeout,
-    )
-
-
-@asynccontextmanager
-async def _gateway(job: RecordJob) -> AsyncIterator[GatewayAddress]:
-    """Where the gateway is; a sandbox job has one of its own for as long as it runs."""
-    address = _address(job)
-    if not job.sandbox:
-        yield address
-        return
-    from connectors.sandbox.ib_gateway_process import IbGatewayProcess  # noqa: PLC0415 - only when asked for
-
-    gateway = IbGatewayProcess(depth_lines=job.settings.ib_max_depth_lines)
-    await asyncio.to_thread(gateway.__enter__)
-    try:
-        yield replace(address, host=gateway.host, port=gateway.port)
-    finally:
-        await asyncio.to_thread(gateway.stop)
-
-
-@contextmanager
-def _signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a clean end; again they change nothing, for then it is under way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def ask(number: signal.Signals) -> None:
-        if stop.reason is None:
-            logger.warning("%s: ending the capture; what was captured is written", number.name)
-        else:
-            logger.warning("%s: the capture is ending already; please wait", number.name)
-        stop.ask(number.name.lower())
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        loop.add_signal_handler(number, ask, number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            # None: it was not set by Python, and cannot be set again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _progress(recorder: Recorder) -> RecorderProgress | None:

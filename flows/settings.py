@@ -180,7 +180,9 @@ class Settings(BaseSettings):
         "for bars of 30 seconds and less only.",
     )
     force_fake_ib: Switch = Field(False, description="`1` uses the bundled sandbox gateway, not the host and port.")
-    max_workers: int = Field(4, ge=1, le=32, description="Requests of bars that may be open at once, per bar size.")
+    max_workers: int = Field(
+        4, ge=1, le=32, description="Requests for bars that may be open at once: for seconds, and for the others, each."
+    )
     retry_attempts: int = Field(3, ge=0, le=20, description="Attempts after the first for retryable vendor errors.")
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", description="Threshold of the log on stderr.")
 

@@ -1,12 +1,13 @@
 """`make demo`: the main job from end to end against the bundled vendor, on a machine with nothing but Python.
 
 Starts the sandbox vendor and a Prefect server on loopback, backfills a small task list as a Prefect flow, captures two
-books from the sandbox gateway for some seconds, validates everything that was written, shows what lies where, and stops
-what it started.
+books from the sandbox gateway for some seconds, downloads bars from it, validates everything that was written, shows
+what lies where, and stops what it started.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from connectors.sandbox.databento_process import SandboxProcess
+from contracts.sessions import sessions_between, today_et
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +51,8 @@ FAULTS = (
 )
 CAPTURED = ("AAPL", "MSFT")
 CAPTURE_MINUTES = 0.1
+BARS_SYMBOLS = ("AAPL", "MSFT")
+BARS_WEEK = ("2025-11-24", "2025-11-28")
 SERVER_START_S = 120.0
 
 PREFECT_ENV = {
@@ -135,13 +139,40 @@ def show(console: Console, outcome: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def trading_data(*arguments: str) -> int:
+    """Run a command of the CLI without Prefect on the demo's data root; its exit code."""
+    env = {
+        **os.environ,
+        "DATA_PATH_OVERRIDE": str(DATA / "data"),
+        "CACHE_PATH": str(DATA / "cache"),
+        "L2_MIN_FREE_GB": "0.2",
+    }
+    return subprocess.run([BIN / "trading-data", *arguments], env=env, cwd=DATA, check=False).returncode
+
+
+def of_symbols(names: tuple[str, ...]) -> list[str]:
+    """The options that name symbols."""
+    return [argument for symbol in names for argument in ("--symbol", symbol)]
+
+
 def capture() -> int:
-    """Capture live books for some seconds, as the plain command; its exit code."""
-    symbols = [argument for symbol in CAPTURED for argument in ("--symbol", symbol)]
-    env = {**os.environ, "DATA_PATH_OVERRIDE": str(DATA / "data"), "L2_MIN_FREE_GB": "0.2"}
-    options = ["--sandbox", "--no-prefect", "--duration", str(CAPTURE_MINUTES), *symbols]
-    run = subprocess.run([BIN / "trading-data", "record-depth", *options], env=env, cwd=DATA, check=False)
-    return run.returncode
+    """Capture live books for some seconds; the exit code."""
+    options = ["--sandbox", "--no-prefect", "--duration", str(CAPTURE_MINUTES)]
+    return trading_data("record-depth", *options, *of_symbols(CAPTURED))
+
+
+def download_bars() -> int:
+    """Download hours and minutes of a week with a holiday and a half day, and the seconds of the last session."""
+    options = ["--sandbox", "--no-prefect"]
+    of_week = ["--bar-size", "1 hour", "--bar-size", "1 min", "--start", BARS_WEEK[0], "--end", BARS_WEEK[1]]
+    if code := trading_data("bars", *options, *of_symbols(BARS_SYMBOLS), *of_week):
+        return code
+    yesterday = today_et() - dt.timedelta(days=1)
+    last = sessions_between(yesterday - dt.timedelta(days=10), yesterday)[-1].isoformat()
+    of_day = ["--bar-size", "1 sec", "--start", last, "--end", last]
+    if code := trading_data("bars", *options, *of_symbols(BARS_SYMBOLS[:1]), *of_day):
+        return code
+    return trading_data("coverage", "show")
 
 
 def show_captures(console: Console) -> None:
@@ -200,7 +231,11 @@ def main() -> int:
     )
     if code := capture():
         return code
-    say("4. Stopped what was started. Validating every file that was written ...")
+    say("4. Downloading bars: a week with a holiday and a half day, then the seconds of the last session,")
+    say("   13 requests under the broker's pacing rules ...")
+    if code := download_bars():
+        return code
+    say("5. Stopped what was started. Validating every file that was written ...")
     check = subprocess.run([BIN / "marketdata-contracts", "validate", "--strict", DATA / "data"], check=False)
     with manifest.open("rb") as lines:
         lines.seek(seen)
@@ -213,6 +248,9 @@ def main() -> int:
     say(f"Snapshots: {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_snapshots_databento.parquet")
     say(f"Captures:  {DATA / 'data' / 'level2'}/<SYMBOL>/<date>_messages_<HHMMSS>.json and _snapshots_<HHMMSS>.parquet")
     say(f"Gaps:      {DATA / 'data' / 'l2_gaps.jsonl'}")
+    say(f"Bars:      {DATA / 'data' / 'bars'}/{{hour,minute,second}}/<SYMBOL>/<date>.parquet")
+    say(f"           ledger {DATA / 'data' / 'bars_download_manifest.jsonl'}")
+    say(f"           index  {DATA / 'data' / 'bars_coverage_manifest.json'}")
     say(f"Manifest:  {manifest}")
     say(f"Summary:   {DATA / 'data' / 'backfill_l2_summary.json'}")
     say(f"Kept vendor files, so that nothing is paid for twice: {DATA / 'cache'}")
@@ -224,6 +262,7 @@ def main() -> int:
     say("  .venv/bin/trading-data sandbox databento    the vendor alone, for your own experiments")
     say("  .venv/bin/trading-data sandbox ib-gateway   the gateway alone, for any TWS API client")
     say("  .venv/bin/trading-data record-depth --sandbox --symbol NVDA --duration 1")
+    say("  .venv/bin/trading-data bars --sandbox --symbol NVDA --bar-size '1 min' --dry-run")
     say("  .venv/bin/trading-data describe --all")
     return check.returncode
 

@@ -1,6 +1,7 @@
-"""The gateway's step as a Prefect task, so that a run page shows the session and how it ended.
+"""The gateway's steps as Prefect tasks, so that a run page shows the session and how it ended.
 
-A session is never tried again as a whole: the client reconnects by itself, and what was captured is on disk.
+A session is never tried again as a whole: the client reconnects by itself, and what was captured or downloaded is on
+disk.
 """
 
 from __future__ import annotations
@@ -30,6 +31,25 @@ def capture_level2(session: Callable[[], T], *, label: str) -> T:
     Args:
         session: holds it and returns what became of it.
         label: symbols and day, for the name of the run.
+    """
+    del label
+    return session()
+
+
+@task(
+    name="download-bars",
+    task_run_name="download {label}",
+    description="Hold a session with the gateway and bring the missing bars until all is there.",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["ibkr"],
+)
+def download_historical_bars(session: Callable[[], T], *, label: str) -> T:
+    """Hold a session that downloads bars.
+
+    Args:
+        session: holds it and returns what became of it.
+        label: symbols, sizes and days, for the name of the run.
     """
     del label
     return session()

@@ -21,7 +21,8 @@ from contracts.validate import validate_path
 from flows.errors import ConfigurationError
 from flows.record_job import assemble
 from flows.record_result import RecordResult
-from flows.record_run import Stop, record
+from flows.record_run import record
+from flows.stopping import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

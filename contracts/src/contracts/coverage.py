@@ -1,8 +1,9 @@
 """Bars coverage: which bars there are, derived from the download ledger alone.
 
-`build_coverage` keeps `bars_coverage_manifest.json` of a data root up to date, `coverage_from_lines` derives the same
-from lines in memory, and `load_coverage` opens a coverage file to look days up. What a line means is in
-`_coverage.ledger_line`, which file of a day is the best in `_coverage.rules`; here is only the order of the steps.
+`build_coverage` keeps `bars_coverage_manifest.json` of a data root up to date, `is_current` tells whether it is,
+`coverage_from_lines` derives the same from lines in memory, and `load_coverage` opens a coverage file to look days up.
+What a line means is in `_coverage.ledger_line`, which file of a day is the best in `_coverage.rules`; here is only the
+order of the steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contracts._coverage.refresh import refresh
 from contracts._coverage.report import CoverageReport, SkippedLine
 from contracts._coverage.splice import Splice
 from contracts._coverage.state import Identity, NoState, State, load_state, save_state
+from contracts._coverage.table import UNKNOWN_NS, CoverageTable
 from contracts.errors import ContractError, NotAvailable
 from contracts.v1.bars import BarsCoverage, parse_bars_coverage
 
@@ -35,12 +37,15 @@ if TYPE_CHECKING:
     from contracts.layout import DataRoot
 
 __all__ = [
+    "UNKNOWN_NS",
     "CoverageIndex",
     "CoverageReport",
     "CoverageResult",
+    "CoverageTable",
     "SkippedLine",
     "build_coverage",
     "coverage_from_lines",
+    "is_current",
     "load_coverage",
 ]
 
@@ -116,6 +121,26 @@ def build_coverage(
             return _Build(fd, target, state if keeps_state else None, stamp.astimezone(UTC)).run(full=full)
         finally:
             os.close(fd)
+
+
+def is_current(root: DataRoot) -> bool:
+    """Tell whether the coverage file of a data root is derived from the ledger as it is now.
+
+    Quick, from what the last derivation left; nothing is written. False without a ledger, without a coverage file, and
+    when it cannot be told: then `build_coverage` finds out.
+    """
+    try:
+        fd = os.open(root.bars_manifest, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        size = os.fstat(fd).st_size
+        _, identity, _ = load_state(root.bars_coverage.with_name(STATE_NAME), fd, size, root.bars_coverage)
+        return not _has_line(fd, identity.offset, size)
+    except (NoState, OSError):
+        return False
+    finally:
+        os.close(fd)
 
 
 def coverage_from_lines(
@@ -250,6 +275,15 @@ def _batches(lines: Iterable[str | bytes]) -> Iterator[list[bytes]]:
             yield some
             some, size = [], 0
     yield some
+
+
+def _has_line(fd: int, start: int, end: int) -> bool:
+    """Whether a line ends within some bytes of a file; a torn one does not count yet."""
+    while start < end and (data := os.pread(fd, min(_BATCH_BYTES, end - start), start)):
+        if b"\n" in data:
+            return True
+        start += len(data)
+    return False
 
 
 def _count(report: CoverageReport, state: State) -> None:

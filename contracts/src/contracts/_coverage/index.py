@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from contracts._coverage.file import ENTRY_END, ENTRY_SEPARATOR, FILE_END, HEAD, entry_head
 from contracts._coverage.ledger_line import DAY_SEPARATOR
+from contracts._coverage.table import CoverageTable, table_of
 from contracts.errors import ContractError, InvalidDocument, NotAvailable
 from contracts.layout import BAR_FOLDERS
 from contracts.symbols import canonical_symbol
@@ -30,9 +31,11 @@ _ENTRY_START: Final = b'\n{"symbol":"'
 _DAYS_START: Final = b'"days":[\n'
 _DAY_START: Final = b'{"date":"'
 _LONGEST_HEAD: Final = 512
-_BEGIN: Final = np.frombuffer(_DAY_START + b'0000-00-00"', np.uint8)
-_DATE_END: Final = len(_BEGIN)
-_PUNCTUATION: Final = np.flatnonzero(ord("0") != _BEGIN)
+# Every line goes on for more than whole words of this.
+_BEGIN: Final = np.frombuffer(_DAY_START + b'0000-00-00",...', np.uint8)
+_DIGITS: Final = np.flatnonzero(ord("0") == _BEGIN)
+_IS_CONSTANT: Final = np.where((ord("0") == _BEGIN) | (ord(".") == _BEGIN), 0, 255).astype(np.uint8).view(np.uint64)
+_NO_DAYS: Final = np.empty(0, "datetime64[D]")
 
 
 class CoverageIndex:
@@ -63,8 +66,25 @@ class CoverageIndex:
         """
         key = canonical_symbol(symbol), bar_size
         if key not in self._days:
-            self._days[key] = _days_of(self._entries[key]) if key in self._entries else np.empty(0, "datetime64[D]")
+            self._days[key] = _days_of(_halves(self._entries[key])[1])[0] if key in self._entries else _NO_DAYS
         return self._days[key]
+
+    def table(self, symbol: str, bar_size: BarSize) -> CoverageTable:
+        """Return what is known of all days as columns; of length 0 without an entry.
+
+        The same as `files` tells day by day, in a small part of its time.
+
+        Raises:
+            InvalidSymbol: The symbol has no canonical form.
+            InvalidDocument: The entry is damaged.
+        """
+        key = canonical_symbol(symbol), bar_size
+        if key not in self._entries:
+            return table_of(b"", _NO_DAYS, np.empty(0, np.intp), *key, lambda _: ())
+        head, lines = _halves(self._entries[key])
+        days, starts = _days_of(lines)
+        self._days[key] = days
+        return table_of(lines, days, starts, *key, lambda some: _parsed(head + some + ENTRY_END).days)
 
     def entry(self, symbol: str, bar_size: BarSize) -> CoverageEntry:
         """Return a whole entry.
@@ -197,31 +217,35 @@ def _parsed(entry: bytes | memoryview) -> CoverageEntry:
 
 def _split(entry: bytes | memoryview) -> tuple[bytes, list[bytes]]:
     """Return the head of an entry and the lines of its days."""
-    data = bytes(entry)
-    head, start, days = data[: -len(ENTRY_END)].partition(_DAYS_START)
-    return head + start, days.split(b"\n") if days else []
+    head, days = _halves(entry)
+    return head, days.split(b"\n") if days else []
 
 
-def _days_of(entry: memoryview) -> Days:
+def _halves(entry: bytes | memoryview) -> tuple[bytes, bytes]:
+    """Return the head of an entry and its days."""
     start = bytes(entry[:_LONGEST_HEAD]).index(_DAYS_START) + len(_DAYS_START)
-    characters = np.frombuffer(entry, np.uint8)[start : -len(ENTRY_END)]
+    return bytes(entry[:start]), bytes(entry[start : -len(ENTRY_END)])
+
+
+def _days_of(lines: bytes) -> tuple[Days, npt.NDArray[np.intp]]:
+    """Return the day of each line of an entry, and where the line begins."""
+    characters = np.frombuffer(lines, np.uint8)
     if not len(characters):
-        return np.empty(0, "datetime64[D]")
+        return _NO_DAYS, np.empty(0, np.intp)
     places = np.concatenate(([0], np.flatnonzero(characters == ord("\n")) + 1))
     try:
         # A line that is shorter than its begin reaches beyond the last one.
-        windows = np.ndarray((len(characters) - _DATE_END + 1,), f"V{_DATE_END}", characters, strides=(1,))
-        begins = windows[places].view(np.uint8).reshape(-1, _DATE_END)
-        constant = begins[:, _PUNCTUATION] == _BEGIN[_PUNCTUATION]
-        digits = np.delete(begins, _PUNCTUATION, axis=1) - np.uint8(ord("0"))
-        if not constant.all() or (digits > 9).any():  # noqa: PLR2004 - a digit
+        windows = np.ndarray((len(characters) - len(_BEGIN) + 1,), f"V{len(_BEGIN)}", characters, strides=(1,))
+        begins = windows[places].view(np.uint64).reshape(len(places), -1)
+        digits = begins.view(np.uint8)[:, _DIGITS] - np.uint8(ord("0"))
+        if ((begins ^ _BEGIN.view(np.uint64)) & _IS_CONSTANT).any() or (digits > 9).any():  # noqa: PLR2004 - a digit
             raise ValueError  # noqa: TRY301 - as for a date that does not exist
-        days = _dates(digits.astype(np.int64).T)
+        days = _dates(digits.T.astype(np.int64))
     except (ValueError, IndexError):
         raise InvalidDocument(COVERAGE_VERSION, "a day does not begin with its date", field="days") from None
     if (days[1:] <= days[:-1]).any():
         raise InvalidDocument(COVERAGE_VERSION, "the days are not sorted, or one comes twice", field="days")
-    return days
+    return days, places
 
 
 def _dates(digits: npt.NDArray[np.int64]) -> Days:

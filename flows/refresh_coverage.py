@@ -1,0 +1,57 @@
+"""The flow `refresh-coverage`: the bars coverage of the data root, brought up to date with its ledger.
+
+It reads only what the ledger has more than last time, so that it may run as often as one likes. The work is in
+`connectors.store.coverage`, which runs and is tested without Prefect.
+"""
+
+# No `from __future__ import annotations`: `serve()` loads this file under a name at which pydantic cannot find the
+# types of the parameters again.
+import logging
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from connectors.store.coverage import refresh
+from contracts.errors import NotAvailable
+from flows.coverage_source import no_ledger
+from flows.run_log import show_own_lines
+from flows.settings import load_settings
+
+logger = logging.getLogger(__name__)
+
+
+@flow(name="refresh-coverage", flow_run_name="refresh-coverage", validate_parameters=True, log_prints=False)
+def refresh_coverage() -> dict[str, Any] | State[Any]:
+    """Derive the bars coverage of the data root from its download ledger, and mirror both.
+
+    Returns:
+        `wrote` (the coverage file), `entry_count`, and of the ledger `lines`, `new_lines`, `days`, `skipped` by reason;
+        `changed` says whether the file was replaced, `mode` whether only new lines were read.
+
+    Raises:
+        ConfigurationError: there is no ledger, or a setting cannot be used.
+        StoreError: the disk refuses.
+    """
+    settings = load_settings()
+    root = settings.data_root
+    show_own_lines(settings.log_level)
+    try:
+        result = refresh(root, backup=settings.ml_backup_path)
+    except NotAvailable:
+        raise no_ledger(root.bars_manifest) from None
+    report = result.report
+    document = {
+        "wrote": str(result.path),
+        "changed": result.written,
+        "entry_count": report.entries,
+        "days": report.days,
+        "lines": report.lines,
+        "new_lines": report.new_lines,
+        "skipped": dict(sorted(report.skipped.items())),
+        "mode": report.mode,
+    }
+    message = f"{report.entries} entries, {report.days} days of {report.lines} lines; {report.new_lines} lines were new"
+    logger.info("coverage: %s", message)
+    return Completed(message=message, data=document)
