@@ -95,6 +95,16 @@ def ledger_lines(root: Path, count: int) -> list[str]:
     raise AssertionError
 
 
+def note_groups(root: Path) -> None:
+    """Leave the notes of groups whose files were all published by this system, so that no footer needs to be opened."""
+    from connectors.store.bars import ALL_DAYS, note_files
+    from contracts.layout import DataRoot
+
+    for bar_size, _, _ in SIZES:
+        for symbol in names()[:ASKED_SYMBOLS]:
+            note_files(DataRoot(root), bar_size, symbol, (), seen=ALL_DAYS)
+
+
 def make_files(lines: list[str]) -> None:
     """Put a file in its place for each line; a plan looks at their names only."""
     known: set[str] = set()
@@ -143,13 +153,14 @@ def ours(root: Path) -> Callable[[], dict[str, Any]]:
 
 def plain_loops(root: Path) -> Callable[[], dict[str, Any]]:
     """The rule of the index, with a look at each file, as one would write it first."""
+    from connectors.ibkr.bar_requests import REACH_DAYS
     from contracts.sessions import session_close_et, sessions_between
     from contracts.v1.bars import CoverageDay
 
     def work() -> dict[str, Any]:
         document = json.loads((root / "bars_coverage_manifest.json").read_bytes())
         listed = {(entry["symbol"], entry["bar_size"]): entry["days"] for entry in document["entries"]}
-        oldest = NOW.astimezone(ET).date() - dt.timedelta(183)
+        oldest = NOW.astimezone(ET).date() - dt.timedelta(REACH_DAYS["1 sec"])
         pieces = present = 0
         for symbol in names()[:ASKED_SYMBOLS]:
             for bar_size, folder, _ in SIZES:
@@ -235,6 +246,7 @@ def main() -> int:
         lines = ledger_lines(root, options.lines)
         (root / "bars_download_manifest.jsonl").write_text("".join(lines))
         build_coverage(DataRoot(root))
+        note_groups(root)
         make_files(lines)
         del lines
         print(f"{ASKED_SYMBOLS} symbols x {len(SIZES)} sizes x 5 years, {os.cpu_count()} cores; seconds:")

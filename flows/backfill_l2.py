@@ -26,7 +26,7 @@ from flows.backfill_preview import preview
 from flows.backfill_run import attempt_day, run_backfill
 from flows.bars_run import preview_job
 from flows.download_bars import bring_bars
-from flows.errors import BackfillFailed
+from flows.errors import BackfillFailed, ConfigurationError
 from flows.progress import watching
 from flows.run_log import show_own_lines
 
@@ -126,14 +126,22 @@ def backfill_l2(
         return document if job.bars is None else document | {"bars": preview_job(job.bars)}
     with watching(len(job.tasks)) as progress:
         result = run_backfill(job.context, job.tasks, job.options, execute=run_as_tasks, progress=progress)
-    if strict and result.summary["counts"]["ERROR"]:
-        raise BackfillFailed(f"{result.summary['counts']['ERROR']} of {len(job.tasks)} tasks ended with ERROR")
-    if job.bars is None or result.stopped:
-        return result.summary
-    bars = bring_bars(job.bars)
-    if bars.problem is not None:
-        raise BackfillFailed(f"Level 2 is done, but not all bars are: {bars.problem}")
-    return result.summary | {"bars": bars.to_document()}
+    summary, problems = result.summary, []
+    if strict and summary["counts"]["ERROR"]:
+        problems.append(f"{summary['counts']['ERROR']} of {len(job.tasks)} tasks ended with ERROR")
+    if job.bars is not None and not result.stopped:
+        try:
+            bars = bring_bars(job.bars)
+        except ConfigurationError as error:
+            # Level 2 is there: that nothing was done would be wrong.
+            problems.append(f"Level 2 is done, but bars are not: {error}")
+        else:
+            summary = summary | {"bars": bars.to_document()}
+            if bars.problem is not None:
+                problems.append(f"Level 2 is done, but not all bars are: {bars.problem}")
+    if problems:
+        raise BackfillFailed("; ".join(problems))
+    return summary
 
 
 def run_as_tasks(context: BackfillContext, tasks: Sequence[DayTask], workers: int) -> Iterator[tuple[int, DayOutcome]]:

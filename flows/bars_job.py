@@ -6,16 +6,17 @@ Nothing here connects, waits or writes; what is missing is found out by `bars_pl
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final
 
 from connectors.ibkr.bar_requests import WHAT_TO_SHOW
 from connectors.store.guard import FreeSpaceGuard
 from contracts.errors import ContractError
-from contracts.layout import BarSize
 from contracts.sessions import ET, is_session, today_et
 from contracts.symbols import canonical_symbol
 from flows.backfill_request import LONGEST_RANGE_DAYS, find_list_tasks, unique
+from flows.bar_sizes import bar_sizes_of
 from flows.bars_plan import BarsScope
 from flows.errors import ConfigurationError
 from flows.settings import load_settings
@@ -23,10 +24,11 @@ from flows.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from contracts.layout import DataRoot
+    from contracts.layout import BarSize, DataRoot
     from flows.settings import Settings
 
-BAR_SIZES: Final[tuple[BarSize, ...]] = get_args(BarSize)
+logger = logging.getLogger(__name__)
+
 _MOST_NAMES: Final = 4
 
 
@@ -58,7 +60,7 @@ class BarsJob:
     def label(self) -> str:
         """Symbols, sizes and days, for the names of runs."""
         symbols, sizes, ranges = self.scope.symbols, list(self.scope.ranges), self.scope.ranges.values()
-        names = " ".join(symbols) if len(symbols) <= _MOST_NAMES else f"{len(symbols)} symbols"
+        names = (" ".join(symbols) or "no symbols") if len(symbols) <= _MOST_NAMES else f"{len(symbols)} symbols"
         first, last = min(start for start, _ in ranges), max(end for _, end in ranges)
         days = first.isoformat() if first == last else f"{first} to {last}"
         return f"{names}, {' + '.join(sizes)}, {days}"
@@ -85,8 +87,8 @@ def assemble(
 ) -> BarsJob:
     """Check the parameters of a download; connects to nothing and writes nothing.
 
-    Without `symbols`, those of the task list with a day in the range are taken. Without dates, the look-backs of the
-    settings count, each from its number of calendar days before the ET today until today.
+    Without `symbols`, those of the task list with a day in the range are taken, which may be none. Without dates, the
+    look-backs of the settings count, each from its number of calendar days before the ET today until today.
 
     Args:
         now_ns: the present, nanoseconds since 1970 UTC.
@@ -112,7 +114,7 @@ def assemble(
         raise ConfigurationError(
             f"there are no bars of {what_to_show!r}; what_to_show can be {', '.join(WHAT_TO_SHOW)}"
         )
-    sizes = _sizes(bar_sizes)
+    sizes = bar_sizes_of(bar_sizes)
     today = dt.datetime.fromtimestamp(now_ns // 10**9, tz=ET).date()
     if pairs is not None:
         wanted, only = _pairs(pairs, symbols, start, end)
@@ -146,19 +148,6 @@ def assemble(
         workers=settings.max_workers,
         sandbox=settings.force_fake_ib,
     )
-
-
-def _sizes(bar_sizes: Sequence[str] | None) -> tuple[BarSize, ...]:
-    if bar_sizes is None:
-        return BAR_SIZES
-    if not bar_sizes:
-        raise ConfigurationError(
-            f"the list of bar sizes is empty: name some of {', '.join(BAR_SIZES)}, or leave it out"
-        )
-    for text in bar_sizes:
-        if text not in BAR_SIZES:
-            raise ConfigurationError(f"there is no bar size {text!r}; there are {', '.join(BAR_SIZES)}")
-    return tuple(size for size in BAR_SIZES if size in bar_sizes)
 
 
 def _ranges(
@@ -225,7 +214,6 @@ def _listed(settings: Settings, ranges: Collection[tuple[dt.date, dt.date]]) -> 
     found = find_list_tasks(settings, since_days=age_days)
     symbols = tuple(unique(symbol for symbol, day in found if first <= day <= last))
     if not symbols:
-        raise ConfigurationError(
-            f"the task list has no symbol for {first} to {last}; give symbols, or add lines of those days to the list"
-        )
+        # A week without trades is no mistake of a nightly run.
+        logger.warning("the task list has no symbol for %s to %s: nothing to download", first, last)
     return symbols

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUSY_POLL_S: Final = 0.25
+LONGEST_POLL_S: Final = 5.0
+"""Another batch can be at work for hours: who waits for it looks ever less often, and at some groups only."""
+
+_BUSY_AT_A_TIME: Final = 16
 
 
 class GroupBusy(Exception):  # noqa: N818 - says what is the matter
@@ -55,6 +59,7 @@ class Lane:
         self._close_group = close_group
         self._stopping = stopping
         self._one_at_a_time = asyncio.Lock()
+        self._pause_s = BUSY_POLL_S
 
     async def next(self) -> tuple[Group, BarsRequest] | None:
         """The next request and its group, which counts it as open; None when there is nothing more to do.
@@ -81,8 +86,8 @@ class Lane:
                     if not self._busy:
                         return None
                     await self._pause()
-                    self._waiting.extend(self._busy)
-                    self._busy.clear()
+                    self._waiting.extend(self._busy[:_BUSY_AT_A_TIME])
+                    del self._busy[:_BUSY_AT_A_TIME]
         return None
 
     async def _fill(self) -> None:
@@ -93,9 +98,11 @@ class Lane:
             except GroupBusy:
                 self._busy.append(plan)
                 continue
+            self._pause_s = BUSY_POLL_S
             if group is not None:
                 self._asking.append(group)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), BUSY_POLL_S)
+            await asyncio.wait_for(self._stopping.wait(), self._pause_s)
+        self._pause_s = min(LONGEST_POLL_S, 1.5 * self._pause_s)

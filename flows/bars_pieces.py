@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from connectors.ibkr.bar_requests import requests_for
+from connectors.ibkr.bar_requests import is_at_edge, oldest_day, requests_for
 from connectors.store.bars import kind_text
 from contracts.timestamps import ns_from_iso_utc
 from flows.bars_judge import SETTLE_S
@@ -36,6 +36,7 @@ class Part:
     """The bars of one window of a request.
 
     Attributes:
+        bar_size: `1 hour`, `1 min` or `1 sec`.
         window: what was asked for of its day.
         table: `BAR_SCHEMA`, inside the window; may have no rows.
         asked_at_ns: when it was asked, nanoseconds since 1970 UTC.
@@ -43,6 +44,7 @@ class Part:
         is_sandbox: the sandbox invented it.
     """
 
+    bar_size: BarSize
     window: DayWindow
     table: pa.Table
     asked_at_ns: int
@@ -53,6 +55,11 @@ class Part:
     def is_settled(self) -> bool:
         """Whether it was asked so long after its end that nothing more can come."""
         return self.asked_at_ns >= self.window.end_ns + _SETTLE_NS
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether the broker's having no bars would mean that there were none."""
+        return bool(self.table.num_rows) or not is_at_edge(self.bar_size, self.window.day, self.asked_at_ns)
 
 
 @dataclass
@@ -154,6 +161,11 @@ class Group:
         """Whether one of some days is still wanted."""
         return any(not self._pieces[day].is_over for day in days)
 
+    def forgotten(self, days: Iterable[dt.date], now_ns: int) -> list[dt.date]:
+        """Those of some days that have passed out of the broker's reach."""
+        oldest = oldest_day(self.bar_size, now_ns)
+        return [day for day in days if day < oldest]
+
     def add(self, parts: Iterable[Part]) -> list[Piece]:
         """Take in what came; returns the days that are whole by that, each once and for good."""
         whole = []
@@ -176,9 +188,10 @@ class Group:
         return gone
 
     def shelf_key(self, window: DayWindow) -> str:
-        """The name of a window's answer on the shelf."""
+        """The name of a window's answer on the shelf; who forces wants none that was not forced."""
         kind = kind_text(self._scope.what_to_show, self._scope.use_rth)
-        return f"{self.symbol}|{self.bar_size}|{kind}|{window.start_ns}-{window.end_ns}"
+        forced = "|forced" if self._scope.force else ""
+        return f"{self.symbol}|{self.bar_size}|{kind}|{window.start_ns}-{window.end_ns}{forced}"
 
 
 def parts_of(group: Group, answer: BarsAnswer, *, is_sandbox: bool) -> list[Part]:
@@ -189,5 +202,5 @@ def parts_of(group: Group, answer: BarsAnswer, *, is_sandbox: bool) -> list[Part
     for window in answer.request.windows:
         first, after = np.searchsorted(ns, (window.start_ns, window.end_ns))
         rows = table.slice(int(first), int(after - first))
-        parts.append(Part(window, rows, answer.asked_at_ns, group.shelf_key(window), is_sandbox))
+        parts.append(Part(group.bar_size, window, rows, answer.asked_at_ns, group.shelf_key(window), is_sandbox))
     return parts

@@ -17,11 +17,13 @@ import numpy as np
 from connectors.ibkr.bar_requests import DayWindow, count_requests
 from connectors.store.bars import kind_text
 from contracts.sessions import sessions_between
-from flows.bars_judge import LAST_TO_FETCH, SETTLE_S, Folders, GroupJudge, Judged, Sessions, Verdict, judge_forced
+from flows.bars_judge import LAST_TO_FETCH, SETTLE_S, Folders, GroupJudge, Judged, Verdict, judge_forced
+from flows.bars_sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from connectors.store.bars import BarsFooter
     from contracts.coverage import CoverageIndex
     from contracts.layout import BarSize, DataRoot
 
@@ -80,6 +82,8 @@ class GroupPlan:
         present: Days that need nothing.
         known_empty: Days of which the vendor has no bars, asked long enough after they ended.
         out_of_reach: Days that are needed but too old to be asked for.
+        opened: What the footers said that had to be opened; to be noted, so that they need not be again.
+        seen: First and last day of those whose kind was looked for; to be noted with them.
     """
 
     symbol: str
@@ -95,6 +99,8 @@ class GroupPlan:
     present: int = 0
     known_empty: int = 0
     out_of_reach: int = 0
+    opened: tuple[BarsFooter, ...] = field(default=(), compare=False, repr=False)
+    seen: tuple[date, date] | None = field(default=None, compare=False)
 
     @cached_property
     def requests(self) -> int:
@@ -316,6 +322,8 @@ def _group_of(symbol: str, sessions: Sessions, judged: Judged) -> GroupPlan:
         present=counts[Verdict.PRESENT],
         known_empty=counts[Verdict.KNOWN_EMPTY],
         out_of_reach=counts[Verdict.OUT_OF_REACH],
+        opened=tuple(judged.opened),
+        seen=judged.seen,
     )
 
 

@@ -17,6 +17,7 @@ from connectors.store.errors import StoreError, store_errors
 from contracts.coverage import build_coverage, is_current, load_coverage
 from contracts.errors import InvalidDocument
 from flows.bars_plan import make_plan, preview
+from flows.bars_progress import tell_plan
 from flows.errors import ConfigurationError
 from flows.gateway import address_of
 from flows.limits import bars_pacer
@@ -36,16 +37,18 @@ _NO_FILE_NAME: Final = re.compile(r"[^A-Za-z0-9.]+")
 
 
 def planned(job: BarsJob, *, now_ns: int) -> BarsPlan:
-    """Bring the coverage up to date and find out what is missing.
+    """Bring the coverage up to date, find out what is missing, and say so where it is not plain.
 
     Raises:
         StoreError: the disk refuses.
     """
     try:
-        return make_plan(job.root, job.scope, now_ns=now_ns, coverage=_coverage(job.root))
+        plan = make_plan(job.root, job.scope, now_ns=now_ns, coverage=_coverage(job.root))
     except InvalidDocument:
         # Somebody else wrote into the coverage file; the ledger knows it all.
-        return make_plan(job.root, job.scope, now_ns=now_ns, coverage=_coverage(job.root, full=True))
+        plan = make_plan(job.root, job.scope, now_ns=now_ns, coverage=_coverage(job.root, full=True))
+    tell_plan(job.root, plan, sandbox=job.sandbox)
+    return plan
 
 
 def preview_job(

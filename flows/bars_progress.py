@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from connectors.ibkr.bar_requests import REACH_DAYS
+from connectors.store.bars import load_notes
+from flows.bars_result import days_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from contracts.layout import DataRoot
+    from flows.bars_plan import BarsPlan
     from flows.bars_result import PieceOutcome
 
 logger = logging.getLogger(__name__)
@@ -58,6 +64,51 @@ class _Bar(Lines):
         if self._task is not None:
             label = _NOTHING_YET if outcome is None else outcome.label
             self._bar.update(self._task, completed=finished, total=total, description=label)
+
+
+def tell_plan(root: DataRoot, plan: BarsPlan, *, sandbox: bool) -> None:
+    """Log what a person would miss otherwise: days that cannot be had, invented ones, that there is nothing to do.
+
+    Args:
+        root: the data root.
+        plan: what a download has to bring.
+        sandbox: the run has a sandbox gateway of its own.
+
+    Raises:
+        StoreError: the notes of a group cannot be read.
+    """
+    if sandbox:
+        logger.warning("the gateway is this project's sandbox: the bars are invented, and their files say so")
+    else:
+        invented = [group for group in plan.groups if load_notes(root, group.bar_size, group.symbol).invented]
+        if invented:
+            logger.warning(
+                "%d of %d series in %s hold bars that the sandbox invented (%s %s and so on); days that are there are "
+                "not downloaded again: use another data root for the broker's (DATA_PATH_OVERRIDE)",
+                *(len(invented), len(plan.groups), root.path, invented[0].symbol, invented[0].bar_size),
+            )
+    if gone := plan.total("out_of_reach"):
+        sizes = ", ".join(dict.fromkeys(group.bar_size for group in plan.groups if group.out_of_reach))
+        logger.warning(
+            "%d days of %s are out of reach: the broker keeps bars of that size for %d days only",
+            *(gone, sizes, min(REACH_DAYS.values())),
+        )
+    for group in plan.groups:
+        for kind in sorted(set(group.other_kind.values())):
+            days = [day for day, found in group.other_kind.items() if found == kind]
+            logger.warning(
+                "%s %s: %s left alone, the files there are of %s: a data root holds one kind per symbol, bar size and "
+                "day; use another root, or replace them (--force-bars)",
+                *(group.symbol, group.bar_size, days_text(days), kind),
+            )
+    if plan.pieces:
+        return
+    there, none = plan.total("present"), plan.total("known_empty")
+    if there or none:
+        of_none = f", of {none} days the broker has no bars" if none else ""
+        logger.info("nothing to download: %d days are there%s", there, of_none)
+    elif not gone and not plan.total("other_kind"):
+        logger.info("nothing to download: no session of the exchange has begun in the days that were asked for")
 
 
 @contextmanager

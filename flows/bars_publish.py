@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from connectors.ibkr.bar_requests import day_window
+from connectors.ibkr.bar_requests import BAR_SECONDS, REACH_DAYS, day_window
 from connectors.store.bars import (
     EmptyNote,
     ErrorNote,
@@ -21,11 +21,13 @@ from connectors.store.bars import (
     kind_text,
     merge,
     note_days,
+    note_files,
     publish_day,
     read_day,
 )
 from connectors.store.errors import StorageGuardHit, StoreError
 from contracts.errors import ContractError
+from contracts.timestamps import ns_from_iso_utc
 from contracts.v1.bars import BarsMetadata
 from flows.bars_pieces import Part
 from flows.bars_result import PieceOutcome, days_text
@@ -41,9 +43,16 @@ if TYPE_CHECKING:
     from contracts.layout import DataRoot
     from flows.bars_job import BarsJob
     from flows.bars_pieces import Group, Piece
-    from flows.bars_plan import GroupPlan
+    from flows.bars_plan import BarsPlan, GroupPlan
 
 logger = logging.getLogger(__name__)
+
+FORGOTTEN: Final = "passed out of the broker's reach while the run went on"
+"""Why a day that was to be asked for is not asked for any more."""
+
+_NS: Final = 1_000_000_000
+_FORCED_KEEP_NS: Final = 86_400 * _NS
+"""An answer that was forced longer ago is none to somebody who forces again."""
 
 _ASKED_AT: Final = b"asked_at_ns"
 _SANDBOX: Final = b"is_sandbox"
@@ -109,9 +118,9 @@ class BarsDisk:
         return found, rest
 
     def shelve(self, parts: Iterable[Part]) -> None:
-        """Keep answers to which nothing more can come."""
+        """Keep answers to which nothing more can come, and that can be relied on."""
         for part in parts:
-            if part.is_settled:
+            if part.is_settled and part.is_proof:
                 metadata = {_ASKED_AT: b"%d" % part.asked_at_ns, _SANDBOX: b"%d" % part.is_sandbox}
                 self._shelf.put(part.key, part.table.replace_schema_metadata(metadata))
 
@@ -170,10 +179,18 @@ class BarsDisk:
             asked_at_ns, is_sandbox = int(metadata[_ASKED_AT]), metadata[_SANDBOX] == b"1"
         except (KeyError, ValueError):
             return None
-        return Part(window, table.replace_schema_metadata(None), asked_at_ns, key, is_sandbox)
+        if self._scope.force and asked_at_ns < self._now_ns() - _FORCED_KEEP_NS:
+            return None
+        return Part(group.bar_size, window, table.replace_schema_metadata(None), asked_at_ns, key, is_sandbox)
 
     def _publish(self, group: Group, piece: Piece) -> PieceOutcome:
         new = pa.concat_tables([part.table.replace_schema_metadata(None) for part in piece.parts])
+        is_proof = all(part.is_proof for part in piece.parts)
+        if not new.num_rows and not is_proof:
+            raise _CannotPublishError(
+                f"the broker has no bars of it, but it lies at the edge of the {REACH_DAYS[group.bar_size]} days for "
+                "which it keeps them: that proves nothing"
+            )
         old = self._old(group, piece)
         before = None if old is None else read_day(old.path)
         bars = merge(before, new)
@@ -188,12 +205,15 @@ class BarsDisk:
             what_to_show=self._scope.what_to_show,
             use_rth=self._scope.use_rth,
             price_adjustment="raw",
-            complete=piece.window.end_ns >= whole.end_ns and all(part.is_settled for part in piece.parts),
+            complete=(
+                is_proof and piece.window.end_ns >= whole.end_ns and all(part.is_settled for part in piece.parts)
+            ),
             producer=producer(sandbox=self._is_sandbox(piece, old)),
         )
         if old is not None and old.metadata == metadata and bars.equals(before):
             return PieceOutcome(group.symbol, group.bar_size, piece.day, "SKIP", old.rows)
-        published = publish_day(self._root, metadata, bars)
+        first_ns, last_ns = ns_from_iso_utc(bars.column("timestamp"))[[0, -1]].tolist()
+        published = publish_day(self._root, metadata, bars, is_sparse=_is_sparse(metadata, first_ns, last_ns))
         return PieceOutcome(group.symbol, group.bar_size, piece.day, "WRITE", published.rows, published.path)
 
     def _old(self, group: Group, piece: Piece) -> ExistingBars | None:
@@ -233,18 +253,39 @@ class BarsDisk:
             logger.warning("%s: days without bars are not noted and will be asked for again: %s", group.label, error)
 
 
-def list_again(root: DataRoot, plan: GroupPlan) -> None:
+def remember(root: DataRoot, plan: BarsPlan) -> None:
+    """Note what a plan had to open files for, so that the next one need not."""
+    for group in plan.groups:
+        if not group.opened and group.seen is None:
+            continue
+        try:
+            note_files(root, group.bar_size, group.symbol, group.opened, seen=group.seen)
+        except StoreError as error:
+            logger.warning("%s %s: what its files are is not noted: %s", group.symbol, group.bar_size, error)
+
+
+def list_again(root: DataRoot, plan: GroupPlan, *, is_stopping: Callable[[], bool]) -> None:
     """Write the ledger lines of files of ours that have none; for whoever has claimed the group."""
     for day in sorted(plan.unlisted):
+        if is_stopping():
+            return
         known = existing(root, plan.bar_size, plan.symbol, day)
         if known is None or known.metadata is None:
             continue
+        is_sparse = _is_sparse(known.metadata, known.first_ns, known.last_ns)
         try:
-            publish_day(root, known.metadata, read_day(known.path))
+            publish_day(root, known.metadata, read_day(known.path), is_sparse=is_sparse)
         except StoreError as error:
             logger.warning("%s has no ledger line, and none could be written: %s", known.path, error)
         else:
             logger.warning("%s had no ledger line; one was written", known.path)
+
+
+def _is_sparse(metadata: BarsMetadata, first_ns: int, last_ns: int) -> bool:
+    """Whether the first and last bar do not tell that a day is complete."""
+    whole = day_window(metadata.session_date, use_rth=metadata.use_rth)
+    bar_ns = BAR_SECONDS[metadata.bar_size] * _NS
+    return first_ns > whole.start_ns + bar_ns or last_ns < whole.end_ns - bar_ns
 
 
 def _log(group: Group, outcomes: Iterable[PieceOutcome]) -> None:

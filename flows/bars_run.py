@@ -11,12 +11,14 @@ import asyncio
 import logging
 import time
 import uuid
-from contextlib import AsyncExitStack, ExitStack
+from collections import deque
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.ibkr.bar_requests import BAR_SECONDS, SMALL_BAR_S
 from connectors.ibkr.bars import BarsSession
 from connectors.ibkr.errors import (
+    BadAnswer,
     BarsError,
     BarsTimeout,
     BarsUnavailable,
@@ -32,7 +34,7 @@ from flows.bars_lanes import GroupBusy, Lane
 from flows.bars_pieces import Group, parts_of
 from flows.bars_plan import replan
 from flows.bars_prepare import address_of_job, estimated_s, pacer_of, planned, preview_job, refreshed, shelf_of
-from flows.bars_publish import BarsDisk, list_again
+from flows.bars_publish import FORGOTTEN, BarsDisk, list_again, remember
 from flows.bars_result import days_text
 from flows.bars_tally import Tally
 from flows.errors import ConfigurationError
@@ -58,6 +60,7 @@ __all__ = ["SILENT_REQUESTS", "download", "preview_job"]
 
 logger = logging.getLogger(__name__)
 
+COVERAGE_EVERY_S: Final = 60.0
 SILENT_REQUESTS: Final = 12
 """So many requests in a row that were not answered in spite of all attempts end a run: the next one would not be."""
 
@@ -151,6 +154,7 @@ class _Run:
         for path in repair(self._job.root):
             logger.warning("%s: its writer died before the ledger line; it was written", path)
         plan = planned(self._job, now_ns=self._now_ns())
+        remember(self._job.root, plan)
         self._tally = Tally(plan, self._progress)
         if plan.to_fetch:
             self._check_room(plan)
@@ -165,7 +169,7 @@ class _Run:
     async def _list_again(self, plan: BarsPlan) -> None:
         """Bring ledger lines that are missing; those of the groups to download come with their claims."""
         for group in plan.groups:
-            if group.unlisted and not group.windows:
+            if group.unlisted and not group.windows and not self._stopping.is_set():
                 try:
                     await self._open(group)
                 except GroupBusy:
@@ -218,7 +222,7 @@ class _Run:
     async def _work(self, plan: BarsPlan) -> None:
         small = [group for group in plan.to_fetch if BAR_SECONDS[group.bar_size] <= SMALL_BAR_S]
         others = [group for group in plan.to_fetch if BAR_SECONDS[group.bar_size] > SMALL_BAR_S]
-        watch = asyncio.create_task(self._cancel_when_stopping())
+        besides = [asyncio.create_task(each) for each in (self._cancel_when_stopping(), self._keep_coverage())]
         try:
             async with asyncio.TaskGroup() as workers:
                 for plans in (small, others):
@@ -227,7 +231,19 @@ class _Run:
                         for _ in range(self._job.workers):
                             workers.create_task(self._worker(lane))
         finally:
-            watch.cancel()
+            for each in besides:
+                each.cancel()
+
+    async def _keep_coverage(self) -> None:
+        """Let the coverage follow the files while the run goes on: readers refuse a day with rows it does not know."""
+        known = 0
+        while True:
+            await asyncio.sleep(COVERAGE_EVERY_S)
+            if self._tally.files > known:
+                known = self._tally.files
+                with suppress(StoreError):
+                    # At the end it is tried again, and then it counts.
+                    await asyncio.to_thread(refreshed, self._job)
 
     async def _cancel_when_stopping(self) -> None:
         await self._stopping.wait()
@@ -294,7 +310,7 @@ class _Run:
         try:
             held.enter_context(claim(root, plan.bar_size, plan.symbol, run_id=self._run_id))
             found = replan(root, scope, plan.symbol, plan.bar_size, now_ns=self._now_ns(), planned=plan)
-            list_again(root, found)
+            list_again(root, found, is_stopping=self._stopping.is_set)
             return Group(found, scope, held.close)
         except BaseException:
             held.close()
@@ -314,19 +330,24 @@ class _Run:
         kept, rest = await asyncio.to_thread(self._disk.shelved, group, request, is_sandbox=is_sandbox)
         self._answers_kept += len(kept)
         await self._publish(group, group.add(kept))
-        for part_of_it in [request] if len(rest) == len(request.windows) else group.requests(rest):
-            if self._stopping.is_set() or not group.needs(part_of_it.days):
-                return
-            answer = await self._ask(group, part_of_it)
+        todo = deque([request] if len(rest) == len(request.windows) else group.requests(rest))
+        while todo and not self._stopping.is_set():
+            part_of_it = todo.popleft()
+            if not group.needs(part_of_it.days):
+                continue
+            if group.forgotten(part_of_it.days, self._now_ns()):
+                await self._give_up(group, part_of_it.days, FORGOTTEN)
+                continue
+            answer = await self._ask(group, part_of_it, todo)
             if answer is None:
-                return
+                continue
             invented = self._session.gateway is not None and self._session.gateway.is_sandbox
             parts = parts_of(group, answer, is_sandbox=invented)
             await asyncio.to_thread(self._disk.shelve, parts)
             await self._publish(group, group.add(parts))
 
-    async def _ask(self, group: Group, request: BarsRequest) -> BarsAnswer | None:
-        """The answer to a request; None when there is none, and then what follows from it is done."""
+    async def _ask(self, group: Group, request: BarsRequest, todo: deque[BarsRequest]) -> BarsAnswer | None:
+        """The answer to a request; None when there is none, and then what follows from it is done, or is in `todo`."""
         try:
             answer = await self._fetch(group, request)
         except InstrumentRefused as error:
@@ -338,6 +359,10 @@ class _Run:
             else:
                 await self._give_up(group, None, text)
         except BarsError as error:
+            if isinstance(error, BadAnswer) and len(request.windows) > 1:
+                # One impossible bar must not cost the days beside it.
+                todo.extend(each for window in request.windows for each in group.requests([window]))
+                return None
             await self._give_up(group, request.days, _reason(error, request))
             if isinstance(error, BarsTimeout | BarsUnavailable):
                 self._silent += 1

@@ -38,6 +38,11 @@ class Tally:
         self._errors: dict[tuple[str, BarSize, str], list[dt.date]] = {}
         self._finished = 0
 
+    @property
+    def files(self) -> int:
+        """Files that were written."""
+        return self._counts["WRITE"]
+
     def count(self, outcome: PieceOutcome | None) -> None:
         """One more day is over; with None somebody else had brought it."""
         self._finished += 1
@@ -74,7 +79,7 @@ class Tally:
         return BarsResult(
             counts=self._counts,
             rows=self._rows,
-            files=self._counts["WRITE"],
+            files=self.files,
             errors=tuple(
                 f"{symbol} {size} {days_text(days)}: {error}" for (symbol, size, error), days in self._errors.items()
             ),

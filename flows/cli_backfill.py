@@ -17,6 +17,7 @@ from flows.backfill_job import BackfillJob, assemble
 from flows.backfill_preview import preview
 from flows.backfill_run import RunResult, check_ready, run_backfill
 from flows.bars_progress import on_stderr
+from flows.bars_result import BarsResult
 from flows.bars_run import download, preview_job
 from flows.errors import BackfillFailed, ConfigurationError
 from flows.progress import watching
@@ -81,6 +82,10 @@ def _fetch_bars(job: BarsJob) -> int:
     except (ConfigurationError, IbkrError) as error:
         # Level 2 is there: that nothing was done would be wrong.
         return _fail(f"Level 2 is done, but bars are not: {error}", FAILED)
+    return _tell_bars(result)
+
+
+def _tell_bars(result: BarsResult) -> int:
     logger.log(logging.WARNING if result.counts["ERROR"] else logging.INFO, "bars: %s", result.summary_line)
     if result.problem is not None:
         return _fail(f"Level 2 is done, but not all bars are: {result.problem}", FAILED)
@@ -119,7 +124,8 @@ def _run_as_flow(parameters: dict[str, Any]) -> int:
         return _finish(summary, strict=False) if (summary := _summary_since(began)) else STOPPED
     if parameters["dry_run"]:
         return _print_preview(outcome, strict=parameters["strict"])
-    return _finish(outcome, strict=parameters["strict"])
+    code = _finish(outcome, strict=parameters["strict"])
+    return max(code, _tell_bars(BarsResult.from_document(outcome["bars"]))) if "bars" in outcome else code
 
 
 def _summary_since(began: dt.datetime) -> dict[str, Any] | None:

@@ -13,20 +13,22 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from connectors.store.bars import kind_text
 from connectors.store.coverage import refresh, skipped_lines
 from connectors.store.errors import StoreError
 from contracts.errors import ContractError, InvalidSymbol, NotAvailable, OutsideCalendar
-from contracts.layout import BarSize
 from contracts.symbols import canonical_symbol
+from flows.bar_sizes import bar_size_of, bar_sizes_of
 from flows.coverage_days import NO_BARS
 from flows.coverage_judge import DaysJudge
 from flows.coverage_source import no_ledger, open_coverage
-from flows.coverage_text import COLOURS, LEGEND, STATE_WORDS, calendar_lines, lacking_line, printable, table_lines
+from flows.coverage_text import COLOURS, LEGEND, STATE_WORDS, calendar_lines, lacking_lines, printable, table_lines
 from flows.coverage_why import explain
 from flows.errors import ConfigurationError
 from flows.settings import load_settings
@@ -37,14 +39,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contracts.coverage import CoverageReport
-    from contracts.layout import DataRoot
+    from contracts.layout import BarSize, DataRoot
     from flows.coverage_days import GroupDays
     from flows.coverage_source import CoverageSource
     from flows.settings import Settings
 
 OK, FAILED, USAGE = 0, 1, 2
 _NARROWEST: Final = 80
-_SIZES: Final[tuple[BarSize, ...]] = get_args(BarSize)
+_MOST_NAMES: Final = 8
 
 
 class _ExitError(Exception):
@@ -107,7 +109,8 @@ def show(
     """
     try:
         with _command("show") as settings:
-            source, groups = _judged(settings, symbols, bar_sizes, start, end, now_ns)
+            asked = _Asked.read(settings, symbols, bar_sizes, start, end, now_ns)
+            source, groups = asked.source, [asked.judge.group(*key, start, end) for key in asked.keys]
     except _ExitError as end_:
         return end_.code
     _remark("show", source)
@@ -124,6 +127,10 @@ def show(
             _print_marked(["", *calendar_lines(group, width)])
     if nothing := sum(group.counts[NO_BARS] for group in groups):
         _note("show", f"of {nothing} missing days the vendor has no bars")
+    for group in groups:
+        if len(kinds := sorted(group.notes.kinds)) > 1:
+            text = f"{group.symbol} {group.bar_size} was downloaded as {' and '.join(kinds)}"
+            _note("show", f"{text}; `coverage why` tells which of them a day holds")
     return OK
 
 
@@ -133,38 +140,44 @@ def missing(
     start: dt.date | None = None,
     end: dt.date | None = None,
     *,
+    fail: bool = False,
     as_json: bool = False,
     now_ns: int | None = None,
 ) -> int:
-    """Print one line per session that is missing or partial, with why; days to come are left out.
+    """Print one line per run of sessions that are missing or partial, with why; days to come are left out.
 
     Args:
         symbols: as in `show`.
-        bar_sizes: as in `show`.
-        start: as in `show`.
-        end: as in `show`.
-        as_json: print one JSON object.
+        bar_sizes: as in `show`; when None, and `start` too, those that there are bars of.
+        start: first ET day; when None the first that there are bars of, of each symbol and bar size.
+        end: last ET day; the last session that is over when None.
+        fail: return 1 when a day is missing or partial that can still be had.
+        as_json: print one JSON object, with each day.
         now_ns: the present, nanoseconds since 1970 UTC.
 
     Returns:
-        The exit code; 0 also when days are missing.
+        The exit code: 0 also when days are missing, unless `fail`; 2 when nothing says where to begin.
     """
     try:
         with _command("missing") as settings:
-            source, groups = _judged(settings, symbols, bar_sizes, start, end, now_ns)
-            days = [day for group in groups for day in group.lacking()]
+            asked = _Asked.read(settings, symbols, bar_sizes, start, end, now_ns)
+            groups = _in_question(asked, start, end, settings.data_root)
+            days = [day.to_document() for group in groups for day in group.lacking()] if as_json else []
+            lines = [] if as_json else lacking_lines(groups, _width() if sys.stdout.isatty() else None)
     except _ExitError as end_:
         return end_.code
-    _remark("missing", source)
+    _remark("missing", asked.source)
+    to_fetch = sum(group.to_fetch for group in groups)
     if as_json:
-        documents = {"groups": [group.to_document() for group in groups], "days": [day.to_document() for day in days]}
-        _print([json.dumps({"from": source.origin, **documents}, indent=2)])
-        return OK
-    symbol_width, width = max((len(group.symbol) for group in groups), default=0), _width()
-    _print(lacking_line(day, symbol_width, width) for day in days)
-    if not days:
-        _note("missing", "nothing is missing")
-    return OK
+        documents = {"groups": [group.to_document() for group in groups], "days": days}
+        _print([json.dumps({"from": asked.source.origin, **documents}, indent=2)])
+    else:
+        _print(lines)
+        if not lines:
+            _note("missing", _nothing_missing(groups))
+        elif fail and not to_fetch:
+            _note("missing", "the vendor has no bars of these days, or keeps them no longer: that is no failure")
+    return FAILED if fail and to_fetch else OK
 
 
 def why(symbol: str, day: dt.date, *, as_json: bool = False, now_ns: int | None = None) -> int:
@@ -184,12 +197,17 @@ def why(symbol: str, day: dt.date, *, as_json: bool = False, now_ns: int | None 
             root = settings.data_root
             source = open_coverage(root)
             now_ns = time.time_ns() if now_ns is None else now_ns
-            found = explain(root, source.index, canonical_symbol(symbol), day, now_ns=now_ns)
+            found = explain(root, source.index, canonical_symbol(symbol), day, now_ns=now_ns, kind=_kind(settings))
     except _ExitError as end:
         return end.code
     _remark("why", source)
     _print([json.dumps(found.to_document(), indent=2)] if as_json else found.lines(_width()))
     return OK
+
+
+def _kind(settings: Settings) -> str:
+    """What `trading-data bars` would ask for."""
+    return kind_text(settings.bars_what_to_show, not settings.bars_extended_hours)
 
 
 @contextmanager
@@ -230,41 +248,110 @@ def _check_places(root: DataRoot, ledger: Path, target: Path) -> None:
             raise ConfigurationError(f"{target} is the ledger, which the coverage must not replace; give another --out")
 
 
-def _judged(
-    settings: Settings,
-    symbols: Sequence[str] | str | None,
-    bar_sizes: Sequence[str] | str | None,
-    start: dt.date | None,
-    end: dt.date | None,
-    now_ns: int | None,
-) -> tuple[CoverageSource, list[GroupDays]]:
-    """Every group that was asked for, with the verdicts on its days."""
-    sizes = _sizes(bar_sizes)
-    if start is not None and end is not None and end < start:
-        raise ConfigurationError(f"the range {start} to {end} ends before it starts")
-    wanted = None if symbols is None else [canonical_symbol(symbol) for symbol in _listed(symbols)]
-    root = settings.data_root
-    source = open_coverage(root)
-    if wanted is None:
-        keys = [] if source.index is None else [key for key in source.index.keys if key[1] in sizes]
-    else:
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, checked.
+
+    Attributes:
+        source: the coverage.
+        keys: symbols, canonical, with bar sizes, in the order of the answer.
+        named: whether symbols were named.
+        sizes: the bar sizes; all when `all_sizes`.
+        all_sizes: whether none were named.
+        judge: judges the days.
+    """
+
+    source: CoverageSource
+    keys: list[tuple[str, BarSize]]
+    named: bool
+    sizes: tuple[BarSize, ...]
+    all_sizes: bool
+    judge: DaysJudge
+
+    @classmethod
+    def read(
+        cls,
+        settings: Settings,
+        symbols: Sequence[str] | str | None,
+        bar_sizes: Sequence[str] | str | None,
+        start: dt.date | None,
+        end: dt.date | None,
+        now_ns: int | None,
+    ) -> _Asked:
+        """Check what was asked for, and open the coverage."""
+        sizes = bar_sizes_of(_listed(bar_sizes))
+        if start is not None and end is not None and end < start:
+            raise ConfigurationError(f"the range {start} to {end} ends before it starts")
+        wanted = [canonical_symbol(symbol) for symbol in _listed(symbols) or ()]
+        source = open_coverage(settings.data_root)
         keys = [(symbol, size) for symbol in dict.fromkeys(wanted) for size in sizes]
-    judge = DaysJudge(root, source.index, now_ns=time.time_ns() if now_ns is None else now_ns)
-    return source, [judge.group(symbol, _size(size), start, end) for symbol, size in keys]
+        if symbols is None:
+            keys = [key for key in _there(source) if key[1] in sizes]
+        now_ns = time.time_ns() if now_ns is None else now_ns
+        judge = DaysJudge(settings.data_root, source.index, now_ns=now_ns, kind=_kind(settings))
+        return cls(source, keys, symbols is not None, sizes, bar_sizes is None, judge)
 
 
-def _sizes(given: Sequence[str] | str | None) -> list[BarSize]:
-    return list(_SIZES) if given is None else list(dict.fromkeys(_size(text) for text in _listed(given)))
+def _in_question(asked: _Asked, start: dt.date | None, end: dt.date | None, root: DataRoot) -> list[GroupDays]:
+    """The groups in which days can be missing, with the verdicts on them.
+
+    Raises:
+        ConfigurationError: there are no bars to tell where to begin, or no day to judge.
+    """
+    keys = asked.keys
+    if start is None or not asked.named:
+        there = set(_there(asked.source))
+        keys = [key for key in keys if key in there]
+        lost = [key for key in asked.keys if key not in there]
+        if asked.all_sizes:
+            # Of a symbol that has one bar size the others need not be there.
+            lost = [key for key in lost if not any(symbol == key[0] for symbol, _ in keys)]
+        if lost or not keys:
+            raise ConfigurationError(_no_bars(asked, lost, root))
+    until = asked.judge.last_over() if end is None else end
+    if start is not None and until < start:
+        raise ConfigurationError(f"no session from {start} on is over yet; give --end to look at days that are not")
+    groups = [asked.judge.group(*key, start, until) for key in keys]
+    late = [group for group in groups if group.end < group.start]
+    if end is not None and late and (asked.named or late == groups):
+        what = f"{late[0].symbol} {late[0].bar_size}"
+        raise ConfigurationError(f"the first bars of {what} are of {late[0].start}, after --end {end}; give --start")
+    return groups
 
 
-def _size(text: str) -> BarSize:
-    for size in _SIZES:
-        if text == size:
-            return size
-    raise ConfigurationError(f"{text!r} is no bar size; there are {', '.join(map(repr, _SIZES))}")
+def _no_bars(asked: _Asked, lost: list[tuple[str, BarSize]], root: DataRoot) -> str:
+    """Why nothing says where to begin, and what to do."""
+    there = _there(asked.source)
+    if not there:
+        why = "; ".join(asked.source.remarks) or f"the ledger {root.bars_manifest} names no bars"
+        return f"{why}. To see what is missing give --symbol, --start and --end"
+    if not lost:
+        sizes = [size for size in bar_sizes_of(None) if any(size == each for _, each in there)]
+        return f"there are no {' or '.join(asked.sizes)} bars; there are {', '.join(sizes)}"
+    symbol, size = lost[0]
+    if sizes := [each for name, each in there if name == symbol]:
+        told = f"there are no {size} bars of {symbol}, only {', '.join(sizes)}"
+    else:
+        names = list(dict.fromkeys(name for name, _ in there))
+        more = f" and {len(names) - _MOST_NAMES} more symbols" if len(names) > _MOST_NAMES else ""
+        told = f"there are no bars of {symbol}; there are bars of {', '.join(names[:_MOST_NAMES])}{more}"
+    return f"{told}. Nothing says where its days begin: give --start, and --end if need be"
 
 
-def _listed(given: Sequence[str] | str) -> Sequence[str]:
+def _there(source: CoverageSource) -> list[tuple[str, BarSize]]:
+    """Symbols and bar sizes that there are bars of, sorted."""
+    return [] if source.index is None else [(symbol, bar_size_of(size)) for symbol, size in source.index.keys]
+
+
+def _nothing_missing(groups: list[GroupDays]) -> str:
+    judged = [group for group in groups if group.start <= group.end]
+    if not judged:
+        return "no session since the first bars is over yet"
+    first, last = min(group.start for group in judged), max(group.end for group in judged)
+    return f"nothing is missing from {first} to {last}"
+
+
+def _listed(given: Sequence[str] | str | None) -> Sequence[str] | None:
     return [given] if isinstance(given, str) else given
 
 

@@ -23,7 +23,7 @@ NOTES["bars"] = Notes(
     ),
     dependencies=("TWS or IB Gateway with its API switched on, or --sandbox", "settings: docs/ENVIRONMENT.md"),
     examples=(
-        "trading-data bars --sandbox --symbol AAPL --start 2025-11-24 --end 2025-11-28",
+        "trading-data bars --sandbox --symbol AAPL --bar-size '1 min' --start 2025-11-24 --end 2025-11-28",
         "trading-data bars --symbol AAPL --symbol MSFT --bar-size '1 min' --start 2025-09-01 --dry-run",
         "trading-data bars --symbol AAPL --extended-hours",
     ),
@@ -139,21 +139,35 @@ def show(
 
 
 NOTES["coverage missing"] = Notes(
-    outputs=("stdout: one line per day that is missing or partial, and why; with --json one JSON object",),
-    examples=("trading-data coverage missing --symbol AAPL --bar-size '1 min' --start 2025-09-01 --end 2025-09-30",),
+    outputs=(
+        "stdout: one line per run of days that are missing or partial, and why; with --json one JSON object, each day",
+        "exit code 0 also when days are missing, unless --fail; 2 when there is nothing to begin with and no --start",
+    ),
+    examples=(
+        "trading-data coverage missing --symbol AAPL --bar-size '1 min' --start 2025-09-01 --end 2025-09-30",
+        "trading-data coverage missing --bar-size '1 min' --fail",
+    ),
 )
 
 
 @coverage_app.command()
 def missing(
     symbol: Annotated[
-        list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated. Default: all.")
+        list[str] | None, typer.Option("--symbol", help="A symbol; may be repeated. Default: all there are.")
     ] = None,
     bar_size: Annotated[
-        list[str] | None, typer.Option("--bar-size", help="A bar size; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option("--bar-size", help="A bar size; may be repeated. Default: all; without --start those there are."),
     ] = None,
-    start: Annotated[dt.date | None, day_option("--start", "First ET day. Default: the first there is.")] = None,
-    end: Annotated[dt.date | None, day_option("--end", "Last ET day, included. Default: the last there is.")] = None,
+    start: Annotated[
+        dt.date | None, day_option("--start", "First ET day. Default: the first there is of each.")
+    ] = None,
+    end: Annotated[
+        dt.date | None, day_option("--end", "Last ET day, included. Default: the last session over.")
+    ] = None,
+    fail: Annotated[
+        bool, typer.Option("--fail", help="Exit with 1 when a day is missing or partial that can still be had.")
+    ] = False,
     json_output: Json = False,
     _describe: Describe = False,
     _version: Version = False,
@@ -161,7 +175,7 @@ def missing(
     """List the days of a range that are missing or partial, and why."""
     from flows import cli_coverage  # noqa: PLC0415 - heavy
 
-    raise typer.Exit(cli_coverage.missing(symbol, bar_size, start, end, as_json=json_output))
+    raise typer.Exit(cli_coverage.missing(symbol, bar_size, start, end, fail=fail, as_json=json_output))
 
 
 NOTES["coverage why"] = Notes(

@@ -66,7 +66,7 @@ class GroupDays:
         symbol: canonical.
         bar_size: `1 hour`, `1 min` or `1 sec`.
         start: first ET day of the range.
-        end: last ET day, inclusive; before `start` when neither bars nor a person give a range.
+        end: last ET day, inclusive; before `start` when there is no day to judge.
         days: the sessions of the range, and other days of it that have bars, sorted.
         state: `PRESENT`, `PARTIAL`, `MISSING`, `NO_BARS` or `TO_COME`.
         rows: bars that can be loaded.
@@ -100,6 +100,12 @@ class GroupDays:
         """Number of days of each state."""
         counts: list[int] = np.bincount(self.state, minlength=TO_COME + 1).tolist()
         return counts
+
+    @property
+    def to_fetch(self) -> int:
+        """Number of days that are partial or missing and can still be had, as far as is known."""
+        lacks = (self.state == PARTIAL) | (self.state == MISSING)
+        return int(np.count_nonzero(lacks & (self.days >= np.datetime64(self.oldest))))
 
     @property
     def there(self) -> Days:
@@ -148,6 +154,7 @@ class GroupDays:
             "vendor_has_none": self.counts[NO_BARS],
             "to_come": self.counts[TO_COME],
             "rows": int(self.rows.sum()),
+            "kinds": sorted(self.notes.kinds),
         }
 
 

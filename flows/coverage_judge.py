@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.ibkr.bar_requests import BAR_SECONDS, REACH_DAYS
+from connectors.ibkr.bar_requests import BAR_SECONDS, REACH_DAYS, day_window
 from connectors.store.bars import listing, load_notes
 from contracts.coverage import UNKNOWN_NS
-from contracts.errors import ContractError
+from contracts.errors import ContractError, NotASession, OutsideCalendar
 from contracts.sessions import FIRST_CALENDAR_DAY, Window, is_session, session_close_et, sessions_between
 from contracts.v1.bars import SCHEMA_VERSION, BarsMetadata
 from flows.coverage_days import MISSING, NO_BARS, PARTIAL, PRESENT, TO_COME, GroupDays, et_day, is_file
@@ -27,12 +27,16 @@ from flows.coverage_days import MISSING, NO_BARS, PARTIAL, PRESENT, TO_COME, Gro
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from connectors.store.bars import EmptyNote
     from contracts.coverage import CoverageIndex, CoverageTable
     from contracts.layout import BarSize, DataRoot
     from flows.coverage_days import Days, Int64
 
 _OPEN: Final = dt.time(9, 30)
 _NS: Final = 1_000_000_000
+_DAY_NS: Final = 86_400 * _NS
+_LONGEST_CLOSURE: Final = dt.timedelta(days=14)
+"""The exchange has never been closed for so long since the calendar begins."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,25 @@ class DaysJudge:
         root: the data root.
         index: its coverage; None when it has none.
         now_ns: the present, nanoseconds since 1970 UTC.
+        kind: what a download would ask for; that there is none of another kind says nothing.
     """
 
-    def __init__(self, root: DataRoot, index: CoverageIndex | None, *, now_ns: int) -> None:
+    def __init__(
+        self, root: DataRoot, index: CoverageIndex | None, *, now_ns: int, kind: str = "TRADES/regular"
+    ) -> None:
         self._root = root
+        self._kind = kind
         self._index = index
         self._now_ns = now_ns
         self._today = et_day(now_ns)
         self._years: dict[int, Sessions] = {}
         self._folders: dict[str, set[str]] = {}
+
+    def last_over(self) -> dt.date:
+        """The last session that is over; that of today from its close on."""
+        recent = self._sessions(self._today - _LONGEST_CLOSURE, self._today)
+        day: dt.date = recent.days[recent.close_ns <= self._now_ns][-1].item()
+        return day
 
     def group(self, symbol: str, bar_size: BarSize, start: dt.date | None, end: dt.date | None) -> GroupDays:
         """Judge the days of one symbol and bar size.
@@ -159,8 +173,9 @@ class DaysJudge:
     def _judge_absent(self, group: GroupDays) -> None:
         """Judge the days that the coverage does not have."""
         state = group.state
-        if group.notes.empty:
-            state[np.isin(group.days, np.array(list(group.notes.empty), "datetime64[D]"))] = NO_BARS
+        none = [day for day, note in group.notes.empty.items() if is_final(note, day, self._kind)]
+        if none:
+            state[np.isin(group.days, np.array(none, "datetime64[D]"))] = NO_BARS
         # A session of today that has not opened is no more missing than that of tomorrow.
         state[(group.days > np.datetime64(self._today)) | (group.open_ns > self._now_ns)] = TO_COME
 
@@ -196,6 +211,20 @@ class DaysJudge:
             except (OSError, ValueError):
                 self._folders[folder] = set()
         return name in self._folders[folder]
+
+
+def is_final(note: EmptyNote, day: dt.date, kind: str) -> bool:
+    """Whether a note that the vendor has no bars of a day is believed: of this kind, and a day after its end.
+
+    The same rule as in `bars_judge`: other days are asked for again.
+    """
+    if note.kind != kind:
+        return False
+    try:
+        end_ns = day_window(day, use_rth=kind.endswith("/regular")).end_ns
+    except (NotASession, OutsideCalendar):
+        return False
+    return note.asked_at_ns >= end_ns + _DAY_NS
 
 
 def is_whole(path: Path, symbol: str, bar_size: BarSize, day: dt.date) -> bool:

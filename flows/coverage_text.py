@@ -1,15 +1,16 @@
-"""The coverage of bars as text: a table, a calendar, a line per day. It fits 80 columns and needs no colour."""
+"""The coverage of bars as text: a table, a calendar, a line per run of days. It fits 80 columns and needs no colour."""
 
 from __future__ import annotations
 
 import calendar
 import datetime as dt
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from flows.coverage_days import MISSING, NO_BARS, PARTIAL, PRESENT, TO_COME, LackingDay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from flows.coverage_days import GroupDays
 
@@ -33,8 +34,6 @@ STATE_WORDS: Final = {
 """What programs read for a state."""
 
 WHY_WORDS: Final = {
-    "closed": "the exchange is closed",
-    "not_yet": "still to come",
     "never_downloaded": "never downloaded",
     "vendor_has_none": "the vendor has none",
     "empty": "its file has no rows",
@@ -97,10 +96,41 @@ def calendar_lines(group: GroupDays, width: int) -> list[str]:
     return lines
 
 
-def lacking_line(day: LackingDay, symbol_width: int, width: int) -> str:
-    """One line of a missing or partial day; what does not fit is cut, `coverage why` tells all."""
-    head = f"{day.group.symbol:<{symbol_width}} {day.group.bar_size:<6}  {day.day.isoformat()}  {day.state:<7}  "
-    return head + clipped("; ".join(reasons(day)), max(_SHORTEST, width - len(head)))
+def lacking_lines(groups: Iterable[GroupDays], width: int | None = None) -> list[str]:
+    """One line per run of sessions that follow each other and are missing or partial for one reason.
+
+    Args:
+        groups: in the order of the lines.
+        width: columns of the terminal, at which reasons are cut, for `coverage why` tells all; None cuts nothing.
+    """
+    runs = [run for group in groups for run in _runs(group)]
+    symbol_width = max((len(first.group.symbol) for first, *_ in runs), default=0)
+    when_width = max((len(_when(first, last)) for first, last, *_ in runs), default=0)
+    lines = []
+    for first, last, count, told in runs:
+        head = f"{first.group.symbol:<{symbol_width}} {first.group.bar_size:<6}  "
+        head += f"{_when(first, last):<{when_width}}  {first.state:<7}  "
+        tail = f" ({count} days)" if count > 1 else ""
+        room = len(told) if width is None else max(_SHORTEST, width - len(head) - len(tail))
+        lines.append(head + clipped(told, room) + tail)
+    return lines
+
+
+def _runs(group: GroupDays) -> Iterator[tuple[LackingDay, LackingDay, int, str]]:
+    """Yield the first and the last day of each run, how many there are, and why."""
+
+    def alike(numbered: tuple[int, LackingDay]) -> tuple[int, bool, str]:
+        # Rows that follow each other stay ahead of their numbers by the same.
+        number, day = numbered
+        return day.row - number, day.is_partial, "; ".join(reasons(day))
+
+    for (_, _, told), numbered in groupby(enumerate(group.lacking()), alike):
+        days = [day for _, day in numbered]
+        yield days[0], days[-1], len(days), told
+
+
+def _when(first: LackingDay, last: LackingDay) -> str:
+    return first.day.isoformat() if first is last else f"{first.day.isoformat()} to {last.day.isoformat()}"
 
 
 def reasons(day: LackingDay) -> list[str]:

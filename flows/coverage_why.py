@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from connectors.ibkr.bar_requests import REACH_DAYS
-from connectors.store.bars import kind_text, load_notes
+from connectors.store.bars import SANDBOX_SUFFIX, kind_text, load_notes
 from contracts.availability import BarsDay, bars_availability, level2_coverage
 from contracts.layout import BarSize
 from contracts.sessions import Window, is_session, session_close_et
 from contracts.v1.bars import CoverageEntry, CoverageTotal
 from flows.coverage_days import et_day, notes_document
-from flows.coverage_judge import footer_of, is_whole
+from flows.coverage_judge import footer_of, is_final, is_whole
 from flows.coverage_text import WHY_WORDS, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from connectors.store.bars import EmptyNote, ErrorNote
     from contracts.availability import DayCoverage
@@ -32,9 +32,10 @@ _LABEL: Final = 9
 _WIDEST: Final = 100
 _LIVE: Final = "ibkr"
 
+_NOTHING_DUE: Final = {"closed": "closed", "not_yet": "still to come"}
+"""By why a day is missing, of days for which there is nothing to have."""
+
 _LEVEL2_WORDS: Final = {
-    "closed": "the exchange is closed",
-    "not_yet": "still to come",
     "never_tried": "never fetched",
     "empty": "the vendor has no rows",
     "error": "the last try failed",
@@ -86,6 +87,7 @@ class BarsWhy:
         is_unlisted: a file lies in its place, but no line of the ledger tells of it.
         is_out_of_reach: the vendor does not keep bars of this size for so long.
         empty: that the vendor has no bars, if a download noted it.
+        is_empty_final: that note is believed: downloads do not ask again.
         error: why the last download failed, if it did.
     """
 
@@ -97,12 +99,13 @@ class BarsWhy:
     is_unlisted: bool
     is_out_of_reach: bool
     empty: EmptyNote | None
+    is_empty_final: bool
     error: ErrorNote | None
 
     @property
     def why(self) -> str | None:
         """Why it is missing, as in `coverage missing`."""
-        if self.verdict.why == "never_downloaded" and self.empty is not None:
+        if self.verdict.why == "never_downloaded" and self.is_empty_final:
             return "vendor_has_none"
         return self.verdict.why
 
@@ -112,7 +115,7 @@ class BarsWhy:
         day = self.verdict.day.isoformat()
         size = ("--bar-size", self.bar_size, "--start", day, "--end", day)
         command = ("trading-data", "bars", "--symbol", self.symbol, *size)
-        if self.verdict.state == "present" or self.why in ("closed", "not_yet"):
+        if self.verdict.state == "present" or self.why in _NOTHING_DUE:
             return None
         if self.is_unlisted:
             return Advice("write the ledger line of the file, or download the day when the file is not whole", command)
@@ -145,7 +148,7 @@ class BarsWhy:
     def lines(self) -> Iterator[str]:
         """The state, then what is behind it."""
         day = self.verdict
-        yield day.state if self.why is None else f"{day.state}: {WHY_WORDS[self.why]}"
+        yield _state_text(day.state, self.why, WHY_WORDS)
         if day.files:
             ends = [f"{moment:%H:%M:%S}" if moment else "unknown" for moment in (day.time_start, day.time_end)]
             kind = "" if self._kind is None else f", {self._kind}"
@@ -153,6 +156,8 @@ class BarsWhy:
         if day.holes:
             why = ": the vendor has no bars of it" if self.is_whole else ""
             yield f"no data {', '.join(map(str, day.holes))}{why}"
+        if self.footer is not None and self.footer.producer.endswith(SANDBOX_SUFFIX):
+            yield "invented by the sandbox"
         if self.footer is not None and not self.footer.complete:
             yield "downloaded before the day was over"
         if self.is_unlisted:
@@ -217,8 +222,7 @@ class DayWhy:
 
     def _level2_lines(self) -> Iterator[str]:
         day = self.level2
-        reason = f" ({day.reason})" if day.reason else ""
-        yield day.state if day.why is None else f"{day.state}: {_LEVEL2_WORDS[day.why]}{reason}"
+        yield _state_text(day.state, day.why, _LEVEL2_WORDS, day.reason)
         yield from (printable(str(source)) for source in day.sources)
         if day.file_gone and day.why != "file_gone":
             yield f"the file of the {day.status} line of the manifest is gone"
@@ -232,7 +236,9 @@ class DayWhy:
             yield f"{self.skipped} lines of manifests, or folders, could not be read and may hide something"
 
 
-def explain(root: DataRoot, index: CoverageIndex | None, symbol: str, day: dt.date, *, now_ns: int) -> DayWhy:
+def explain(
+    root: DataRoot, index: CoverageIndex | None, symbol: str, day: dt.date, *, now_ns: int, kind: str
+) -> DayWhy:
     """Find out everything about one symbol and day; writes nothing.
 
     Args:
@@ -241,6 +247,7 @@ def explain(root: DataRoot, index: CoverageIndex | None, symbol: str, day: dt.da
         symbol: canonical.
         day: the ET day.
         now_ns: the present, nanoseconds since 1970 UTC.
+        kind: of the bars that a download would ask for, as `kind_text` says it.
 
     Raises:
         OutsideCalendar: the exchange calendar does not know the day.
@@ -249,12 +256,12 @@ def explain(root: DataRoot, index: CoverageIndex | None, symbol: str, day: dt.da
     """
     level2 = level2_coverage([root], symbol, day)
     sizes: tuple[BarSize, ...] = get_args(BarSize)
-    bars = tuple(_explain_bars(root, index, symbol, size, day, now_ns) for size in sizes)
+    bars = tuple(_explain_bars(root, index, symbol, size, day, now_ns, kind) for size in sizes)
     return DayWhy(symbol, day, level2.day(day), len(level2.skipped), bars)
 
 
 def _explain_bars(
-    root: DataRoot, index: CoverageIndex | None, symbol: str, bar_size: BarSize, day: dt.date, now_ns: int
+    root: DataRoot, index: CoverageIndex | None, symbol: str, bar_size: BarSize, day: dt.date, now_ns: int, kind: str
 ) -> BarsWhy:
     listed = [] if index is None else index.files(symbol, bar_size, day, day)
     total = CoverageTotal(date_start=day, date_end=day)
@@ -274,9 +281,17 @@ def _explain_bars(
         is_whole=whole,
         is_unlisted=not listed and root.bars_path(bar_size, symbol, day).is_file(),
         is_out_of_reach=reach is not None and day < et_day(now_ns) - dt.timedelta(days=reach),
-        empty=notes.empty.get(day),
+        empty=(note := notes.empty.get(day)),
+        is_empty_final=note is not None and is_final(note, day, kind),
         error=notes.errors.get(day),
     )
+
+
+def _state_text(state: str, why: str | None, words: Mapping[str, str], reason: str | None = None) -> str:
+    """The state and why; of a day without trading nothing is missing."""
+    if why is None:
+        return state
+    return _NOTHING_DUE.get(why) or f"{state}: {words[why]}{f' ({reason})' if reason else ''}"
 
 
 def _opens_after(day: dt.date, now_ns: int) -> bool:
@@ -284,7 +299,7 @@ def _opens_after(day: dt.date, now_ns: int) -> bool:
 
 
 def _level2_advice(symbol: str, day: DayCoverage) -> Advice | None:
-    if day.state == "present" or day.why in ("closed", "not_yet"):
+    if day.state == "present" or day.why in _NOTHING_DUE:
         return None
     is_live = bool(day.sources) and day.sources[0].source == _LIVE
     text, switch = _LEVEL2_ADVICE[day.why or ("live" if is_live else "partial")]

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from connectors.ibkr.tasks import download_historical_bars
 from flows.bars_job import BarsJob, assemble
@@ -104,7 +104,9 @@ def download_bars(
         return preview_job(job, now_ns=time.time_ns)
     result = bring_bars(job)
     if result.problem is not None:
-        raise BarsFailed(result.problem, summary=result.to_document())
+        # A state, not an exception, whose trace nobody would need on the page of the run.
+        failure = BarsFailed(result.problem, summary=result.to_document())
+        return Failed(message=result.problem, data=failure)
     return Completed(
         name=_STOPPED if result.stopped else None,
         message=f"{result.stopped}; {result.remaining} days remain" if result.stopped else _counts(result),
@@ -120,12 +122,32 @@ def bring_bars(job: BarsJob) -> BarsResult:
         TerminationSignal: a runner ended the run; what is complete is published.
     """
     page = _Page()
-    result, signalled = download_historical_bars(partial(_download, job, page), label=job.label)
+    state: State[Any] = download_historical_bars(partial(_session, job, page), label=job.label, return_state=True)
+    ended = state.result(raise_on_failure=False)
     page.finish()
+    if not isinstance(ended, _Ended):
+        raise ended
+    result, signalled = ended.result, ended.signalled
     if isinstance(signalled, TerminationSignal) and _is_supervised():
         # A runner asked, for a cancellation or its own end: it knows which state that makes.
         raise signalled
     return result
+
+
+class _Ended(Exception):  # noqa: N818 - says what happened
+    """A session has ended; an exception, so that a failed state of the task can carry it, too."""
+
+    def __init__(self, result: BarsResult, signalled: BaseException | None) -> None:
+        super().__init__(result.problem or _counts(result))
+        self.result = result
+        self.signalled = signalled
+
+
+def _session(job: BarsJob, page: "_Page") -> State[Any]:
+    """The task of a run: its state says how the download went."""
+    ended = _Ended(*_download(job, page))
+    text = str(ended)
+    return Failed(message=text, data=ended) if ended.result.problem else Completed(message=text, data=ended)
 
 
 def _counts(result: BarsResult) -> str:

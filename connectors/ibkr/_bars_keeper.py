@@ -126,7 +126,7 @@ class LinkKeeper:
             except (GatewayUnreachable, ClientIdsInUse) as error:
                 if left_s <= 0:
                     raise
-                self._say(str(error))
+                self._say(str(error), f"It is tried again for {left_s:.0f} s.")
             await asyncio.sleep(min(self._backoff.next_s(), left_s))
 
     async def _serve(self, connection: GatewayConnection) -> None:
@@ -152,7 +152,7 @@ class LinkKeeper:
         if left_s <= 0:
             raise GatewayUnreachable(f"{lost}, and so were those before it. Is TWS or IB Gateway well, and logged in?")
         pause_s = min(self._backoff.next_s(), left_s)
-        self._say(f"{lost}, next try in {pause_s:.1f} s")
+        self._say(lost, f"Next try in {pause_s:.1f} s.")
         await asyncio.sleep(pause_s)
 
     def _connected(self, info: GatewayInfo) -> None:
@@ -198,9 +198,13 @@ class LinkKeeper:
         self._failure = self._failure or error
         self._tell()
 
-    def _say(self, text: str) -> None:
-        """Warn, the same thing once a minute."""
+    def _say(self, what: str, then: str) -> None:
+        """Warn; the same thing again once a minute, in short."""
         now_s = asyncio.get_running_loop().time()
-        if text != self._said or now_s - self._said_at_s >= _SAY_AGAIN_S:
-            self._said, self._said_at_s = text, now_s
-            _log.warning("%s", text)
+        if what != self._said:
+            _log.warning("%s %s", what, then)
+        elif now_s - self._said_at_s >= _SAY_AGAIN_S:
+            _log.warning("%s: still no connection. %s", self._address, then)
+        else:
+            return
+        self._said, self._said_at_s = what, now_s

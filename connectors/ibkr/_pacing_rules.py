@@ -68,7 +68,7 @@ class PacingRules:
 
     small_bar_s: int = 30
     budget: int = 60
-    budget_window_s: float = 602.0
+    budget_window_s: float = 605.0
     identical_window_s: float = 15.5
     burst: int = 5
     burst_window_s: float = 2.25

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 SMALL_BAR_S: Final = 30
 """Bars of so many seconds or less fall under the broker's strictest rule (its page "Historical Data Limitations")."""
 
-REACH_DAYS: Final[dict[BarSize, int]] = {"1 sec": 183}
-"""How many calendar days back the broker has bars of a size; sizes not named have no such end (same page)."""
+REACH_DAYS: Final[dict[BarSize, int]] = {"1 sec": 180}
+"""How many calendar days back bars of a size are asked for; sizes not named have no such end (same page).
+
+The broker keeps six months, which are at least 181 days.
+"""
+
+_EDGE_DAYS: Final = 10
 
 WHAT_TO_SHOW: Final = ("TRADES", "MIDPOINT", "BID", "ASK", "BID_ASK")
 """Kinds of bars that the broker makes of a share."""
@@ -177,6 +182,32 @@ def day_window(day: date, *, use_rth: bool) -> DayWindow:
     bounds = named_session("regular" if use_rth else "extended", day, _ANY_L2_WINDOW)
     start_ns, end_ns = (int(moment.timestamp()) * _NS for moment in bounds)
     return DayWindow(day, start_ns, end_ns)
+
+
+def oldest_day(bar_size: BarSize, now_ns: int) -> date:
+    """Return the oldest ET day whose bars of a size can be asked for now; `date.min` when there is no such end.
+
+    Args:
+        bar_size: `1 hour`, `1 min` or `1 sec`.
+        now_ns: Now, nanoseconds since 1970 UTC.
+    """
+    reach = REACH_DAYS.get(bar_size)
+    if reach is None:
+        return date.min
+    return datetime.fromtimestamp(now_ns // _NS, ET).date() - timedelta(reach)
+
+
+def is_at_edge(bar_size: BarSize, day: date, now_ns: int) -> bool:
+    """Tell whether a day is so near to the end of the broker's reach that its having no bars proves nothing.
+
+    Nobody knows the moment when the broker forgets a day; from then on it says that there are none.
+
+    Args:
+        bar_size: `1 hour`, `1 min` or `1 sec`.
+        day: ET day.
+        now_ns: Now, nanoseconds since 1970 UTC.
+    """
+    return bar_size in REACH_DAYS and day < oldest_day(bar_size, now_ns) + timedelta(_EDGE_DAYS)
 
 
 def requests_for(

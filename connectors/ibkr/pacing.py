@@ -47,6 +47,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _SLOT_POLL_NS: Final = 50_000_000
+_LONG_WAIT_NS: Final = 10 * NS
 
 _Key = tuple[str, str]
 _OPEN: Final[_Key] = ("open", "")
@@ -113,6 +114,7 @@ class Pacer:
         self._larger_count = False
         self._waiting_since_ns: int | None = None
         self._waited_ns = 0
+        self._told_until_ns = 0
 
     @property
     def waited_s(self) -> float:
@@ -211,6 +213,7 @@ class Pacer:
                 if self._waiting_since_ns is None:
                     self._waiting_since_ns = waiter.since_ns
             while slot is None:
+                self._tell(wait_ns)
                 await self._rest(waiter, wait_ns)
                 slot, wait_ns = self._try(waiter)
             is_through = True
@@ -262,6 +265,13 @@ class Pacer:
         waiter.blocked = frozenset((use.name, use.key) for use in waiter.uses if use.name in last) or frozenset({_OPEN})
         self._hand_on()
         return wait_ns
+
+    def _tell(self, wait_ns: int | None) -> None:
+        """Say once that a long wait begins: who watches must not think that it hangs."""
+        now_ns = self._clock.monotonic_ns()
+        if wait_ns is not None and wait_ns >= _LONG_WAIT_NS and now_ns >= self._told_until_ns:
+            self._told_until_ns = now_ns + wait_ns
+            _log.info("the pacing rules let the next request through in %.0f s", wait_ns / NS)
 
     def _blocked_ahead_of(self, waiter: _Waiter) -> frozenset[_Key]:
         """What this request needs and an earlier one waits for."""

@@ -8,7 +8,8 @@
     AAPL.claim                            held by the batch that works on the group, says who it is
     AAPL.lock                             held for milliseconds while a file or the notes of the group are written
     AAPL.intent                           the file that is being published, with its digest and its line
-    AAPL.json                             notes: what no ledger line can say (days without bars, the last errors)
+    AAPL.json                             notes: what no ledger line can say (days without bars, the last errors), and
+                                          what would take opening files to know (kinds, whole days, days cut short)
 ```
 
 A file is published in this order, and every step is on the disk before the next: the intent, the file, the line; then
@@ -20,25 +21,40 @@ What is downloaded, and when a day is complete, is decided in `flows`; coverage 
 
 from __future__ import annotations
 
-from connectors.store._bars.files import ExistingBars, existing, listing, read_day
+from connectors.store._bars.files import BarsFooter, ExistingBars, existing, footer, listing, read_day
 from connectors.store._bars.group import claim
-from connectors.store._bars.notes import BarsNotes, EmptyNote, ErrorNote, load_notes, note_days
-from connectors.store._bars.publish import PublishedBars, kind_text, publish_day, repair
-from connectors.store._bars.rows import merge
+from connectors.store._bars.notes import (
+    ALL_DAYS,
+    BarsNotes,
+    EmptyNote,
+    ErrorNote,
+    WholeNote,
+    load_notes,
+    note_days,
+    note_files,
+)
+from connectors.store._bars.publish import SANDBOX_SUFFIX, PublishedBars, publish_day, repair
+from connectors.store._bars.rows import kind_text, merge
 
 __all__ = [
+    "ALL_DAYS",
+    "SANDBOX_SUFFIX",
+    "BarsFooter",
     "BarsNotes",
     "EmptyNote",
     "ErrorNote",
     "ExistingBars",
     "PublishedBars",
+    "WholeNote",
     "claim",
     "existing",
+    "footer",
     "kind_text",
     "listing",
     "load_notes",
     "merge",
     "note_days",
+    "note_files",
     "publish_day",
     "read_day",
     "repair",

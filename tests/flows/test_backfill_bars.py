@@ -103,3 +103,13 @@ def test_what_is_wrong_with_the_bars_is_said_before_any_work(both):
     assert not both.root.exists()
     with pytest.raises(ConfigurationError, match="BARS_WHAT_TO_SHOW"):
         backfill_l2.fn(symbols=["AAPL"], start=both.day, fetch_bars=True)
+
+
+def test_a_client_library_that_is_not_there_fails_the_bars_alone(both):
+    both.set(IB_LIBRARY="ib_async")
+
+    code, out, err = run("--symbol", "AAPL", "--date", both.day, "--fetch-bars")
+
+    assert code == 1
+    assert out.startswith("SUMMARY WRITE=1 ")
+    assert "Level 2 is done, but bars are not" in err

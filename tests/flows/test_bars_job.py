@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.sessions import ET
-from flows.bars_job import BAR_SIZES, assemble
+from flows.bar_sizes import BAR_SIZES
+from flows.bars_job import assemble
+from flows.bars_run import download
 from flows.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def test_sizes_come_once_and_in_one_order():
     [
         ({"symbols": []}, "at least one"),
         ({"bar_sizes": []}, "bar sizes is empty"),
-        ({"bar_sizes": ["1 secs"]}, "'1 secs'; there are 1 hour, 1 min, 1 sec"),
+        ({"bar_sizes": ["1 week"]}, "'1 week'; there are 1 hour, 1 min, 1 sec"),
         ({"bar_sizes": ["5 mins"]}, "5 mins"),
         ({"end": day("2025-09-05")}, "needs a start"),
         ({"start": day("2025-09-05"), "end": day("2025-09-04")}, "before the start"),
@@ -115,10 +117,13 @@ def test_without_symbols_those_of_the_list_with_a_day_in_the_range_are_taken(roo
 
 
 @pytest.mark.parametrize("lines", [(), ("NVDA,2025-09-04",)], ids=["empty", "other days"])
-def test_a_list_without_a_symbol_for_the_range_is_refused_and_says_what_to_do(root, lines):
+def test_a_list_without_a_symbol_for_the_range_is_nothing_to_do_and_told(root, lines, caplog):
     write_list(root, *lines)
-    with pytest.raises(ConfigurationError, match=r"2025-09-05 to 2025-09-08.*give symbols"):
-        assemble(now_ns=NOW, start=day("2025-09-05"), end=day("2025-09-08"))
+    job = assemble(now_ns=NOW, start=day("2025-09-05"), end=day("2025-09-08"))
+    assert job.scope.symbols == ()
+    assert "no symbol for 2025-09-05 to 2025-09-08" in caplog.text
+    assert job.label.startswith("no symbols, ")
+    assert download(job).total == 0
 
 
 def test_a_list_that_is_not_there_is_refused_and_named():

@@ -1,23 +1,24 @@
 """What a bars download has to bring: each case of a day that is there, cut short, gone, empty or in the way."""
 
 import json
-import os
 import shutil
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from connectors.ibkr.bar_requests import requests_for
-from connectors.store.bars import EmptyNote, note_days, publish_day
+from connectors.store.bars import EmptyNote, ErrorNote, note_days, publish_day
 from contracts import BAR_SCHEMA, DataRoot
 from contracts.coverage import build_coverage, load_coverage
 from contracts.errors import OutsideCalendar
-from contracts.sessions import ET
+from contracts.sessions import ET, sessions_between
 from contracts.timestamps import iso_utc_from_ns
 from contracts.v1.bars import BarsManifestLine, BarsMetadata
 from flows.bars_plan import BarsScope, make_plan, preview, replan
+from flows.bars_publish import remember
 
 NS = 1_000_000_000
 MONDAY = date(2025, 9, 15)
@@ -47,7 +48,9 @@ class Shelf:
     def __init__(self, path):
         self.root = DataRoot(path)
 
-    def publish(self, day, *clocks, size="1 min", symbol="AAPL", complete=True, what="TRADES", use_rth=True):
+    def publish(
+        self, day, *clocks, size="1 min", symbol="AAPL", complete=True, what="TRADES", use_rth=True, is_sparse=False
+    ):
         metadata = BarsMetadata(
             symbol=symbol,
             bar_size=size,
@@ -59,7 +62,7 @@ class Shelf:
             complete=complete,
             producer="trading-data 0",
         )
-        return publish_day(self.root, metadata, bars(day, *clocks)).path
+        return publish_day(self.root, metadata, bars(day, *clocks), is_sparse=is_sparse).path
 
     def old_file(self, day, *clocks, path=None, listed=True):
         """A file as the system before wrote it: nothing in its footer."""
@@ -100,10 +103,39 @@ class Shelf:
     def group(self, *args, **kwargs):
         return self.plan(*args, **kwargs).groups[0]
 
+    def remembered(self, *args, **kwargs):
+        """A plan of a run, which notes what it had to open files for."""
+        plan = self.plan(*args, **kwargs)
+        remember(self.root, plan)
+        return plan.groups[0]
+
+    def move_without_notes(self):
+        """As a root that is copied without its hidden folders."""
+        shutil.rmtree(self.root.path / ".bars")
+
 
 @pytest.fixture
 def shelf(tmp_path):
     return Shelf(tmp_path / "data")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The days of the files that were opened since it was called the last time."""
+    found = []
+    open_file = pq.ParquetFile
+
+    def noted(source, **options):
+        found.append(date.fromisoformat(Path(source.name).stem))
+        return open_file(source, **options)
+
+    def told():
+        days = set(found)
+        found.clear()
+        return days
+
+    monkeypatch.setattr(pq, "ParquetFile", noted)
+    return told
 
 
 def counts(group):
@@ -263,23 +295,108 @@ def test_today_is_needed_up_to_the_last_whole_bar(shelf):
 
 
 def test_a_day_is_resumed_while_it_goes_on_and_once_more_after_it_has_settled(shelf):
-    path = shelf.publish(MONDAY, "09:30", "11:06", complete=False)
+    shelf.publish(MONDAY, "09:30", "11:06", complete=False)
     assert counts(shelf.group(now=at(MONDAY, "11:07:13"))) == {"present": 1}
     assert spans(shelf.group(now=at(MONDAY, "11:09"))) == [(MONDAY, "11:06:00", "11:09:00")]
     shelf.publish(MONDAY, "09:30", "15:59", complete=False)
-    written_ns = at(MONDAY, "16:01")
-    os.utime(path, ns=(written_ns, written_ns))
     assert counts(shelf.group(now=at(MONDAY, "16:02"))) == {"present": 1}
-    assert spans(shelf.group(now=at(MONDAY, "16:05"))) == [(MONDAY, "15:59:00", "16:00:00")]
-    assert spans(shelf.group(now=at(MONDAY, "16:05") + 20 * 86_400 * NS)) == [(MONDAY, "15:59:00", "16:00:00")]
+    for settled_ns in (at(MONDAY, "16:05"), NOW):
+        assert spans(shelf.group(now=settled_ns)) == [(MONDAY, "15:59:00", "16:00:00")]
     shelf.publish(MONDAY, "09:30", "15:59")
-    os.utime(path, ns=(written_ns, written_ns))
     assert counts(shelf.group(now=at(MONDAY, "16:05"))) == {"present": 1}
 
 
+@pytest.mark.parametrize("older", [0, 60])
+def test_a_day_that_was_cut_short_is_completed_in_a_root_that_was_copied_without_its_notes(shelf, older):
+    days = sessions_between(MONDAY - timedelta(100), MONDAY)[-older - 1 :]
+    for day in days[:-1]:
+        shelf.publish(day, "09:30", "15:59")
+    shelf.publish(MONDAY, "09:30", "15:59", complete=False)
+    shelf.move_without_notes()
+    first = shelf.remembered(days[0], MONDAY, now=at(TUESDAY, "12:00"))
+    assert spans(first) == [(MONDAY, "15:59:00", "16:00:00")]
+    # The run that noted this may have been interrupted.
+    assert shelf.group(days[0], MONDAY, now=at(WEDNESDAY, "12:00")) == first
+
+
+def test_an_illiquid_day_is_opened_once_and_then_known(shelf, opened):
+    shelf.publish(MONDAY, "09:47", "14:10")
+    shelf.publish(TUESDAY, "04:47", "19:10", use_rth=False, is_sparse=True)
+    assert counts(shelf.remembered(MONDAY, TUESDAY)) == {"present": 2}
+    assert opened() == {MONDAY}
+    assert counts(shelf.group(MONDAY, TUESDAY)) == {"present": 2}
+    assert opened() == set()
+    # What is noted holds for that file alone.
+    shelf.publish(MONDAY, "09:47", "14:10", "14:11", complete=False)
+    shelf.root.bars_path("1 min", "AAPL", TUESDAY).unlink()
+    assert counts(shelf.group(MONDAY, TUESDAY)) == {"partial": 1, "file_gone": 1}
+    shelf.old_file(TUESDAY, "09:47", "10:00", "14:10")
+    assert counts(shelf.group(MONDAY, TUESDAY)) == {"partial": 2}
+
+
+def test_no_times_are_read_of_a_file_whose_footer_says_that_it_is_complete(shelf):
+    path = shelf.publish(MONDAY, "09:47", "14:10")
+    data = bytearray(path.read_bytes())
+    # Column chunks lie at the front of the file.
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    assert counts(shelf.group()) == {"present": 1}
+
+
+def test_days_of_another_kind_are_opened_once_and_then_known(shelf, opened):
+    shelf.publish(MONDAY, "09:30", "15:59")
+    shelf.publish(TUESDAY, "09:30", "15:59", what="MIDPOINT")
+    for files in ({MONDAY, TUESDAY}, set()):
+        group = shelf.remembered(MONDAY, TUESDAY)
+        assert (counts(group), group.other_kind) == ({"present": 1, "other_kind": 1}, {TUESDAY: "MIDPOINT/regular"})
+        assert opened() == files
+    assert counts(shelf.group(MONDAY, TUESDAY, what_to_show="MIDPOINT")) == {"present": 1, "other_kind": 1}
+    shelf.publish(TUESDAY, "09:30", "15:59")
+    assert counts(shelf.group(MONDAY, TUESDAY)) == {"present": 2}
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "replaced"])
+def test_without_notes_a_file_of_another_kind_is_not_taken_for_what_is_asked_for(shelf, how, opened):
+    shelf.publish(MONDAY, "09:30", "15:59")
+    shelf.publish(TUESDAY, "09:30", "15:59", what="MIDPOINT")
+    shelf.publish(WEDNESDAY, "09:30", "15:59")
+    shelf.move_without_notes()
+    if how != "gone":
+        path = shelf.root.path / ".bars" / "minute" / "AAPL.json"
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
+    if how == "replaced":
+        note_days(shelf.root, "1 min", "AAPL", errors={WEDNESDAY: ErrorNote("no answer", NOW)})
+    # A short look before does not stand for the days that it did not see.
+    assert counts(shelf.remembered(WEDNESDAY)) == {"present": 1}
+    assert opened() == {WEDNESDAY}
+    for files in ({MONDAY, TUESDAY}, set()):
+        assert counts(shelf.remembered(MONDAY, WEDNESDAY)) == {"present": 2, "other_kind": 1}
+        assert opened() == files
+
+
+def test_of_many_files_without_notes_some_are_opened_and_all_when_one_is_of_another_kind(shelf, opened):
+    days = sessions_between(MONDAY - timedelta(100), MONDAY)
+    for day in days:
+        shelf.publish(day, "09:30", "15:59")
+    shelf.move_without_notes()
+    assert counts(shelf.remembered(days[0], MONDAY)) == {"present": len(days)}
+    files = opened()
+    assert len(files) == 30
+    assert {days[0], days[-1], days[len(days) // 2]} <= files
+    shelf.remembered(days[0], MONDAY)
+    assert opened() == set()
+
+    shelf.publish(days[1], "09:30", "15:59", what="MIDPOINT")
+    shelf.publish(days[0], "09:30", "15:59", what="MIDPOINT")
+    shelf.move_without_notes()
+    assert counts(shelf.group(days[0], MONDAY)) == {"present": len(days) - 2, "other_kind": 2}
+    assert opened() == set(days)
+
+
 def test_old_seconds_are_out_of_reach_and_never_asked_for(shelf):
-    # 183 days before Friday the 19th of December is the 19th of June, a holiday.
-    first, last, now = date(2025, 6, 17), date(2025, 6, 20), at(date(2025, 12, 19), "23:00")
+    # 180 days before Tuesday the 16th of December is the 19th of June, a holiday.
+    first, last, now = date(2025, 6, 17), date(2025, 6, 20), at(date(2025, 12, 16), "23:00")
     shelf.publish(first, "09:30", "15:59:59", size="1 sec")
     group = shelf.group(first, last, size="1 sec", now=now)
     assert counts(group) == {"present": 1, "out_of_reach": 1, "missing": 1}
@@ -287,8 +404,19 @@ def test_old_seconds_are_out_of_reach_and_never_asked_for(shelf):
     assert counts(shelf.group(first, last, size="1 sec", now=now, force=True)) == {"out_of_reach": 2, "forced": 1}
     assert counts(shelf.group(first, last, size="1 min", now=now)) == {"missing": 3}
     day = date(2025, 6, 18)
-    assert counts(shelf.group(day, size="1 sec", now=at(day + timedelta(183), "23:00"))) == {"missing": 1}
-    assert counts(shelf.group(day, size="1 sec", now=at(day + timedelta(184), "00:00"))) == {"out_of_reach": 1}
+    assert counts(shelf.group(day, size="1 sec", now=at(day + timedelta(180), "23:00"))) == {"missing": 1}
+    assert counts(shelf.group(day, size="1 sec", now=at(day + timedelta(181), "00:00"))) == {"out_of_reach": 1}
+
+
+def test_a_part_at_the_edge_of_the_reach_is_not_continued_but_asked_for_as_a_whole(shelf):
+    shelf.publish(MONDAY, "09:30", "12:00", size="1 sec", complete=False)
+    for days, start in [(170, "12:00:00"), (171, "09:30:00"), (180, "09:30:00")]:
+        group = shelf.group(size="1 sec", now=at(MONDAY + timedelta(days), "12:00"))
+        assert spans(group) == [(MONDAY, start, "16:00:00")]
+        assert group.resumed == {MONDAY}
+    assert counts(shelf.group(size="1 sec", now=at(MONDAY + timedelta(181), "12:00"))) == {"out_of_reach": 1}
+    shelf.publish(MONDAY, "09:47", "12:00", size="1 sec", is_sparse=True)
+    assert counts(shelf.group(size="1 sec", now=at(MONDAY + timedelta(181), "12:00"))) == {"present": 1}
 
 
 def test_only_the_pairs_that_are_asked_for(shelf):

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from connectors.store.bars import EmptyNote, note_days
+from connectors.store.bars import EmptyNote, note_days, publish_day
 from contracts.layout import DataRoot
 from contracts.sessions import ET
 from contracts.testing import (
     sample_bars,
     sample_bars_manifest_line,
+    sample_bars_metadata,
     write_bars,
     write_sample_root,
 )
@@ -233,7 +234,7 @@ def test_a_calendar_marks_every_day_without_colour(root, run):
         line = sample_bars_manifest_line(root, bars, day=day, complete=False)
         with root.bars_manifest.open("a") as file:
             file.write(line.to_json_line())
-    note_days(root, "1 min", "AAPL", empty={dt.date(2025, 11, 25): EmptyNote("TRADES/regular", 0)})
+    note_days(root, "1 min", "AAPL", empty={dt.date(2025, 11, 25): EmptyNote("TRADES/regular", 2_000_000_000 * 10**9)})
 
     code, out, err = run("show", "--symbol", "AAPL", "--bar-size", "1 min", *RANGE, "--calendar")
 
@@ -271,6 +272,7 @@ def test_show_as_json(sample, run):
         "vendor_has_none": 0,
         "to_come": 0,
         "rows": 600,
+        "kinds": [],
         "calendar": {"2025-11-26": "present", "2025-11-28": "present"},
     }
 
@@ -279,7 +281,10 @@ def test_show_as_json(sample, run):
     ("arguments", "named"),
     [
         (["missing", "--symbol", "../x", "--bar-size", "1 min", *RANGE], "../x"),
-        (["missing", "--symbol", "AAPL", "--bar-size", "1 secs", *RANGE], "'1 sec'"),
+        (
+            ["missing", "--symbol", "AAPL", "--bar-size", "1 week", *RANGE],
+            "no bar size '1 week'; there are 1 hour, 1 min, 1 sec",
+        ),
         (
             ["missing", "--symbol", "AAPL", "--bar-size", "1 min", "--start", "2025-12-02", "--end", "2025-12-01"],
             "ends",
@@ -312,21 +317,19 @@ def test_a_setting_that_cannot_be_used_is_exit_code_2(sample, run, monkeypatch):
 
 def test_a_reader_that_goes_away_leaves_no_traceback(sample):
     whole = (COMMAND, "coverage", "missing", "--symbol", "AAPL", "--bar-size", "1 min")
-    command = shlex.join(map(str, (*whole, "--start", "1995-01-01", "--end", "2025-12-02")))
+    command = shlex.join(map(str, (*whole, "--start", "1995-01-01", "--json")))
     shell = ["/bin/sh", "-c", f"{command} | head -1"]
     done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout == "AAPL 1 min   1995-01-03  missing  never downloaded\n"
+    assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
     assert "Broken" not in done.stderr
 
 
-@pytest.mark.parametrize("colours", [True, False])
-def test_a_terminal_gets_colours_unless_it_wants_none(sample, colours):
+def test_a_terminal_gets_colours(sample):
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **({} if colours else {"NO_COLOR": "1"})}
     with subprocess.Popen(
         [COMMAND, "coverage", "show", "--symbol", "AAPL", "--bar-size", "1 min", "--calendar"],
-        env=environment,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
         stdout=theirs,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -341,5 +344,23 @@ def test_a_terminal_gets_colours_unless_it_wants_none(sample, colours):
         finally:
             os.close(ours)
     assert process.returncode == 0
-    assert (b"\x1b[" in told) == colours
-    assert colours or b"26# 27. 28#" in told
+    assert b"\x1b[32m#" in told
+
+
+def test_who_wants_no_colours_gets_none(sample, run, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    arguments = ("show", "--symbol", "AAPL", "--bar-size", "1 min", "--calendar")
+    assert "\x1b[" in run(*arguments)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, _ = run(*arguments)
+    assert (code, "\x1b[" in out) == (0, False)
+    assert "26# 27. 28#" in out
+
+
+def test_show_says_when_kinds_were_mixed(sample, run):
+    for day, kind, is_told in ((dt.date(2025, 12, 1), "TRADES", False), (dt.date(2025, 12, 2), "MIDPOINT", True)):
+        metadata = sample_bars_metadata(day=day).model_copy(update={"what_to_show": kind})
+        publish_day(sample, metadata, sample_bars(day=day))
+        err = run("show")[2]
+        assert ("AAPL 1 min was downloaded as MIDPOINT/regular and TRADES/regular" in err) == is_told

@@ -1,11 +1,11 @@
-"""The verdicts on days of bars are those of `bars_availability`; beyond that footers and notes count. It is quick."""
+"""The verdicts on days of bars are those of `bars_availability`; beyond that footers and notes count."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 import tempfile
-import time
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.ibkr.bar_requests import REACH_DAYS
 from connectors.store.bars import EmptyNote, ErrorNote, note_days
 from contracts.availability import bars_availability
 from contracts.coverage import build_coverage, load_coverage
@@ -22,7 +23,7 @@ from contracts.testing import sample_bars, sample_bars_manifest_line, sample_bar
 from contracts.v1.bars import bars_schema
 from flows.coverage_days import NO_BARS, PARTIAL, PRESENT, TO_COME
 from flows.coverage_judge import DaysJudge
-from flows.coverage_text import lacking_line
+from flows.coverage_text import lacking_lines
 
 START, END = dt.date(2025, 11, 24), dt.date(2025, 12, 3)
 """With Thanksgiving, a half day and a weekend."""
@@ -87,7 +88,7 @@ CLOCKS = st.sampled_from(
         max_size=8,
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_each_day_is_what_bars_availability_says(bar_size, drawn):
     with tempfile.TemporaryDirectory() as folder:
         root, old = DataRoot(Path(folder, "data")), DataRoot(Path(folder, "old"))
@@ -190,10 +191,12 @@ def test_a_day_is_missing_from_its_opening_on(root, now, today, tomorrow):
 
 
 def test_seconds_older_than_the_vendor_keeps_are_marked(root):
-    (old,) = judge(root).group("AAPL", "1 sec", dt.date(2025, 6, 6), dt.date(2025, 6, 6)).lacking()
-    (new,) = judge(root).group("AAPL", "1 sec", dt.date(2025, 6, 9), dt.date(2025, 6, 9)).lacking()
-    (minute,) = judge(root).group("AAPL", "1 min", dt.date(2025, 6, 6), dt.date(2025, 6, 6)).lacking()
-    assert [each.is_out_of_reach for each in (old, new, minute)] == [True, False, False]
+    edge = dt.date(2025, 12, 8) - dt.timedelta(REACH_DAYS["1 sec"])
+    around = sessions_between(edge - dt.timedelta(4), edge + dt.timedelta(4))
+    for bar_size, gone in (("1 sec", [day for day in around if day < edge]), ("1 min", [])):
+        days = list(judge(root).group("AAPL", bar_size, around[0], around[-1]).lacking())
+        assert [each.day for each in days] == around
+        assert [each.day for each in days if each.is_out_of_reach] == gone
 
 
 def test_a_file_that_no_line_names_is_told(root):
@@ -217,23 +220,52 @@ def test_without_dates_a_group_goes_from_its_first_day_to_its_last(root):
     assert judge(root).group("AAPL", "1 min", None, None).start == dt.date(1990, 1, 1)
 
 
-def test_two_hundred_symbols_take_a_second(root):
-    days = sessions_between(dt.date(2025, 10, 1), dt.date(2025, 11, 24))
-    last = {"1 hour": "15:00:00", "1 min": "15:59:00", "1 sec": "15:59:59"}
-    symbols = [f"SYM{number}" for number in range(200)]
-    gone = 0
-    with root.bars_manifest.open("w") as file:
-        for number, symbol in enumerate(symbols):
-            for bar_size in BAR_FOLDERS:
-                for day in days:
-                    path = root.bars_path(bar_size, symbol, day)
-                    file.write(line(root, bar_size, day, "09:30:00", last[bar_size], symbol=symbol, path=str(path)))
-                    if number % 10 == 0 and day != days[3]:
-                        put(path)
-                    else:
-                        gone += 1
+def test_lines_of_many_groups_tell_of_every_day_that_is_missing(root):
+    days = sessions_between(dt.date(2025, 10, 1), dt.date(2025, 10, 31))
+    lines = []
+    for number, symbol in enumerate(("A", "BB", "CCCCC")):
+        for bar_size in BAR_FOLDERS:
+            for day in days:
+                path = root.bars_path(bar_size, symbol, day)
+                lines.append(line(root, bar_size, day, "09:30:00", "15:59:59", symbol=symbol, path=str(path)))
+                if day.day % 10 != number:
+                    put(path)
+    root.bars_manifest.write_text("".join(lines))
     counted = judge(root)
-    began = time.process_time()
-    groups = [counted.group(symbol, bar_size, None, None) for symbol in symbols for bar_size in BAR_FOLDERS]
-    assert sum(len([lacking_line(day, 6, 80) for day in group.lacking()]) for group in groups) == gone
-    assert time.process_time() - began < 3
+    groups = [
+        counted.group(symbol, bar_size, None, None) for symbol, bar_size in load_coverage(root.bars_coverage).keys
+    ]
+    told = lacking_lines(groups)
+    assert len(told) == sum(day.day % 10 == number for day in days for number in range(3)) * 3
+    assert told[0] == "A     1 hour  2025-10-10  missing  its file is gone"
+
+
+def test_reasons_are_cut_for_a_terminal_and_counts_are_not(root):
+    days = sessions_between(START, END)
+    note_days(root, "1 min", "AAPL", errors={day: ErrorNote("word " * 30, NOON_NS) for day in days[:4]})
+    told = lacking_lines([judge(root).group("AAPL", "1 min", days[0], days[4])], 80)
+    assert [len(each) for each in told] == [80, 64]
+    assert told[0].endswith("never downloaded; la... (4 days)")
+
+
+@given(st.lists(st.sampled_from(["there", "missing", "none", "error"]), min_size=1, max_size=8))
+@settings(max_examples=20, deadline=None)
+def test_runs_are_the_days_one_by_one_joined(kinds):
+    days = sessions_between(START, END)[: len(kinds)]
+    with tempfile.TemporaryDirectory() as folder:
+        root = DataRoot(Path(folder))
+        named = {kind: [day for day, each in zip(days, kinds, strict=False) if each == kind] for kind in set(kinds)}
+        there = [line(root, "1 min", day, "09:30:00", "15:59:00") for day in named.get("there", ())]
+        root.bars_manifest.write_text("".join(there))
+        for day in named.get("there", ()):
+            put(root.bars_path("1 min", "AAPL", day))
+        empty = {day: EmptyNote("TRADES/regular", NOON_NS) for day in named.get("none", ())}
+        note_days(root, "1 min", "AAPL", empty=empty)
+        note_days(root, "1 min", "AAPL", errors={day: ErrorNote("gone", NOON_NS) for day in named.get("error", ())})
+        told = lacking_lines([judge(root).group("AAPL", "1 min", days[0], days[-1])])
+    wanted = [(kind, len(list(run))) for kind, run in groupby(kinds[: len(days)]) if kind != "there"]
+    assert [int(each.rpartition("(")[2].split()[0]) if "days)" in each else 1 for each in told] == [
+        n for _, n in wanted
+    ]
+    words = {"missing": "never downloaded", "none": "the vendor has none", "error": "last try: gone"}
+    assert all(words[kind] in each for (kind, _), each in zip(wanted, told, strict=True))

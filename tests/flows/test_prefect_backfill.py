@@ -137,3 +137,25 @@ def test_the_key_reaches_neither_the_api_nor_a_log(root: Path, caplog: pytest.Lo
     assert KEY not in seen
     for path in root.parent.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_bars_of_the_same_days_come_in_the_same_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_FAKE_IB", "1")
+
+    state = backfill_l2(symbols=["AAPL"], start="2025-09-05", fetch_bars=True, return_state=True)
+
+    assert state.is_completed()
+    assert state.result()["counts"]["WRITE"] == 1
+    assert state.result()["bars"]["counts"] == {"WRITE": 2, "SKIP": 0, "EMPTY": 0, "ERROR": 0}
+    assert sorted(path.parts[-3] for path in root.glob("bars/*/AAPL/*.parquet")) == ["hour", "minute"]
+    assert validate_path(root).ok
+
+
+def test_bars_that_cannot_be_had_fail_the_run_and_level_2_stands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IB_LIBRARY", "ib_async")
+
+    state = backfill_l2(symbols=["AAPL"], start="2025-09-05", fetch_bars=True, return_state=True)
+
+    assert state.is_failed()
+    assert "Level 2 is done, but bars are not" in state.message
+    assert len(list(root.glob("level2/AAPL/*.parquet"))) == 1

@@ -1,9 +1,10 @@
-"""The flow `download-bars` as Prefect runs it, against a real temporary API and the sandbox gateway."""
+"""The flows `download-bars` and `refresh-coverage` as Prefect runs them: a temporary API, the sandbox gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 import os
 import signal
 import subprocess
@@ -17,11 +18,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.testing.utilities import prefect_test_harness
 
 from connectors.sandbox.ib_gateway import IbGateway
+from contracts.layout import DataRoot
 from contracts.sessions import sessions_between, today_et
+from contracts.testing import write_sample_root
 from contracts.validate import validate_path
 from flows.download_bars import download_bars
-from flows.errors import BarsFailed
+from flows.errors import BarsFailed, ConfigurationError
 from flows.limits import SystemClock
+from flows.refresh_coverage import refresh_coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +97,7 @@ def until(condition: Callable[[], object], within_s: float = 90.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_downloads_names_its_parts_and_says_how_it_went(root):
+def test_a_run_downloads_names_its_parts_and_says_how_it_went_and_the_next_has_nothing_to_do(root, gateway):
     state = download_bars(
         symbols=["AAPL", "brk.b"], bar_sizes=["1 hour", "1 min"], start=DAY, end=DAY, return_state=True
     )
@@ -113,10 +117,6 @@ def test_a_run_downloads_names_its_parts_and_says_how_it_went(root):
         artifacts = {each.key: each for each in client.read_artifacts(flow_run_filter=run_filter)}
     assert artifacts["download-bars-progress"].data == 100
     assert artifacts["download-bars-progress"].description == "4 of 4 days"
-
-
-def test_a_second_run_has_nothing_to_do(root, gateway):
-    download_bars(**ONE)
     asked = len(gateway.bars_requests)
     state = download_bars(**ONE, return_state=True)
     assert state.message == "WRITE 0, SKIP 1, EMPTY 0, ERROR 0"
@@ -146,9 +146,7 @@ def test_a_gateway_that_is_not_there_fails_the_run(root, monkeypatch):
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
-        ({"symbols": ["../x"]}, "x"),
         ({"symbols": ["AAPL"], "bar_sizes": ["5 mins"]}, "5 mins"),
-        ({"symbols": ["AAPL"], "end": DAY}, "start"),
         ({}, "WarriorTrading_Trades"),
     ],
     ids=str,
@@ -185,6 +183,48 @@ def test_ctrl_c_in_a_command_that_runs_as_a_flow_keeps_what_is_complete(root, ga
     assert child.returncode == 130, err
     assert out.startswith("SUMMARY WRITE=1 SKIP=0 EMPTY=0 ERROR=0 total=1 ")
     assert [str(finding) for finding in validate_path(root).findings] == []
+
+
+def test_a_refresh_derives_the_coverage_mirrors_it_and_reads_only_what_is_new(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("ML_BACKUP_PATH", str(tmp_path / "backup"))
+    data = DataRoot(root)
+    write_sample_root(data.path)
+    data.bars_coverage.unlink()
+
+    state = refresh_coverage(return_state=True)
+
+    assert state.result() == {
+        "wrote": str(data.bars_coverage),
+        "changed": True,
+        "entry_count": 3,
+        "days": 6,
+        "lines": 7,
+        "new_lines": 7,
+        "skipped": {},
+        "mode": "full",
+    }
+    assert validate_path(data.path).ok
+    assert (tmp_path / "backup" / data.bars_coverage.name).read_bytes() == data.bars_coverage.read_bytes()
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(state.state_details.flow_run_id)
+    assert (run.name, run.state.message) == ("refresh-coverage", "3 entries, 6 days of 7 lines; 7 lines were new")
+
+    with data.bars_manifest.open("a") as file:
+        file.write("}{\n")
+    with caplog.at_level(logging.WARNING, "connectors"):
+        document = refresh_coverage()
+    assert (document["mode"], document["new_lines"], document["changed"]) == ("incremental", 1, False)
+    assert document["skipped"] == {"not-json": 1}
+    assert "1 line does not count" in caplog.text
+
+
+def test_a_refresh_without_a_ledger_fails_and_creates_nothing(root):
+    state = refresh_coverage(return_state=True)
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, ConfigurationError)
+    assert str(DataRoot(root).bars_manifest) in str(error)
+    assert not root.exists()
 
 
 def _api_url() -> str:

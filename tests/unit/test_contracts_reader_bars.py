@@ -15,11 +15,13 @@ from contracts.errors import (
     InvalidDocument,
     InvalidName,
     InvalidSymbol,
+    MixedData,
     NotAvailable,
     UnknownSchemaVersion,
 )
 from contracts.layout import DataRoot
 from contracts.reader import MarketData
+from contracts.testing import sample_bars_metadata
 from contracts.timestamps import ns_from_iso_utc
 from contracts.v1.bars import BAR_SCHEMA
 
@@ -285,3 +287,40 @@ def test_bars_coverage_tells_of_days_that_are_missing_or_cut_short(data):
     assert report.missing_days == [date(2025, 9, 3)]
     assert report.partial_days == [DAY, NEXT]
     assert data.bars_coverage("MSFT", "1 min", DAY).missing_days == [DAY]
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [
+        ({"what_to_show": "MIDPOINT"}, {"what_to_show": ["MIDPOINT", "TRADES"]}),
+        ({"use_rth": False}, {"hours": ["extended", "regular"]}),
+        ({"price_adjustment": "split"}, {"price_adjustment": ["raw", "split"]}),
+    ],
+)
+def test_days_of_unlike_bars_are_one_series_only_when_that_is_asked_for(root, other, differing):
+    days = [write_bars(root, DAY, 3), write_bars(root, NEXT, 2)]
+    write_coverage(root, entry_of(days))
+    for day, changes in ((DAY, {}), (NEXT, other)):
+        path = root.bars_path("1 min", "AAPL", day)
+        footer = sample_bars_metadata("AAPL", "1 min", day).model_copy(update=changes).to_footer()
+        pq.write_table(pq.read_table(path).replace_schema_metadata(footer), path)
+    data = MarketData(root.path)
+
+    with pytest.raises(MixedData) as refused:
+        data.bars("AAPL", "1 min", DAY, NEXT)
+
+    assert refused.value.differing == differing
+    assert "allow_mixed=True" in str(refused.value)
+    assert data.bars("AAPL", "1 min", DAY, NEXT, allow_mixed=True).num_rows == 5
+    assert data.bars("AAPL", "1 min", NEXT).num_rows == 2
+
+
+def test_a_file_that_does_not_say_what_it_is_goes_with_every_other(root):
+    days = [write_bars(root, DAY, 3), write_bars(root, NEXT, 2)]
+    write_coverage(root, entry_of(days))
+    path = root.bars_path("1 min", "AAPL", NEXT)
+    pq.write_table(
+        pq.read_table(path).replace_schema_metadata(sample_bars_metadata("AAPL", "1 min", NEXT).to_footer()), path
+    )
+
+    assert MarketData(root.path).bars("AAPL", "1 min", DAY, NEXT).num_rows == 5

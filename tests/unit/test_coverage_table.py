@@ -158,7 +158,7 @@ def ledger_lines(draw):
     return lines
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ledger_lines())
 def test_a_table_says_what_files_say(tmp_path_factory, lines):
     index = load_coverage(built(tmp_path_factory.mktemp("root"), lines).bars_coverage)
@@ -173,7 +173,7 @@ def sound(work):
         return False
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 @example(None)
 def test_a_damaged_line_is_refused_by_both_or_neither(tmp_path_factory, data):

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import math
 import os
+import re
 import selectors
 import sqlite3
 from collections import defaultdict
@@ -18,7 +19,7 @@ from flows.limits import bars_pacer
 
 S = 10**9
 GATEWAY = "127.0.0.1:4002"
-W = 602 + 1e-9
+W = 605 + 1e-9
 
 
 class _JumpSelector(selectors.DefaultSelector):
@@ -298,9 +299,9 @@ def test_what_the_budget_allows_goes_at_once_and_the_rest_no_later_than_needed(t
         ([ask(what="BID_ASK") for _ in range(5)], [0, 0, 2.25, 2.25, 4.5]),
         ([ask("A"), *[ask("B") for _ in range(6)], ask("C")], [0] * 7 + [2.25]),
         ([ask("A", "TRADES") for _ in range(5)] + [ask("A", "MIDPOINT")], [0] * 6),
-        (ask_many(31, what="BID_ASK"), [0] * 20 + [0] * 10 + [602]),
-        (ask_many(61, bar_s=30), [0] * 40 + [1.25] * 20 + [602]),
-        (ask_many(61, bar_s=0), [0] * 40 + [1.25] * 20 + [602]),
+        (ask_many(31, what="BID_ASK"), [0] * 20 + [0] * 10 + [605]),
+        (ask_many(61, bar_s=30), [0] * 40 + [1.25] * 20 + [605]),
+        (ask_many(61, bar_s=0), [0] * 40 + [1.25] * 20 + [605]),
         (ask_many(81, bar_s=31), [0] * 40 + [1.25] * 40 + [2.5]),
     ],
     ids=["identical", "identical-large", "burst", "burst-large", "burst-twice", "others-pass", "by-kind", "twice",
@@ -319,7 +320,7 @@ def test_all_sizes_count_when_told():
         world = World()
         return await send_all(bars_pacer(None, GATEWAY, clock=world, all_sizes=True), ask_many(61, bar_s=3600), world)
 
-    assert times(play(scene()))[-1] == pytest.approx(602, abs=1e-3)
+    assert times(play(scene()))[-1] == pytest.approx(605, abs=1e-3)
 
 
 def test_a_request_that_waits_for_the_budget_holds_up_no_larger_bar(tmp_path):
@@ -368,7 +369,7 @@ def test_who_came_first_goes_first_also_across_processes(tmp_path):
 
     went, requests, at_s = play(scene())
     assert went == requests
-    assert at_s == pytest.approx([602 + 2 * number for number in range(30)], abs=1e-3)
+    assert at_s == pytest.approx([605 + 2 * number for number in range(30)], abs=1e-3)
 
 
 def test_whole_windows_are_shared_with_another_process(tmp_path):
@@ -385,7 +386,7 @@ def test_whole_windows_are_shared_with_another_process(tmp_path):
                 await send(pacer, request, world, sent[pacer])
 
         await asyncio.gather(*(worker(pacer) for pacer in pacers for _ in range(4)))
-        return [sum(602 < at_s < 1800 for at_s in times(each)) for each in sent.values()]
+        return [sum(605 < at_s < 1800 for at_s in times(each)) for each in sent.values()]
 
     assert play(scene()) == pytest.approx([60, 60], abs=12)
 
@@ -406,7 +407,7 @@ def test_a_request_that_counts_twice_is_not_starved_by_another_process(tmp_path)
 
     sent = play(scene())
     assert sent[0][1].what_to_show == "BID_ASK"
-    assert times(sent)[:2] == pytest.approx([604, 606], abs=1e-3)
+    assert times(sent)[:2] == pytest.approx([607, 609], abs=1e-3)
 
 
 def test_the_place_of_a_process_that_died_ends_a_second_after_it_was_due():
@@ -417,9 +418,9 @@ def test_the_place_of_a_process_that_died_ends_a_second_after_it_was_due():
         for _ in range(60):
             assert log.enter([once]) == {}
             await asyncio.sleep(2)
-        # Two are due to the dead at 604 s, the third to the living; by then the dead should have asked again.
-        assert log.enter([twice], ticket="who died", since_ns=1) == {"ibkr.bars": pytest.approx(484 * S)}
-        await asyncio.sleep(604.5 - world.now_s)
+        # Two are due to the dead at 607 s, the third to the living; by then the dead should have asked again.
+        assert log.enter([twice], ticket="who died", since_ns=1) == {"ibkr.bars": pytest.approx(487 * S)}
+        await asyncio.sleep(607.5 - world.now_s)
         assert log.enter([once], ticket="who lives", since_ns=2) == {"ibkr.bars": pytest.approx(1.5 * S)}
         await asyncio.sleep(0.6)
         assert log.enter([once], ticket="who lives", since_ns=2) == {}
@@ -448,7 +449,7 @@ def test_a_cancelled_wait_leaves_nothing_and_the_next_goes_in_its_place(tmp_path
         await asyncio.gather(behind, last)
         return [(request.instrument, at_s) for at_s, request in sent]
 
-    assert play(scene()) == [("Y", pytest.approx(602, abs=1e-3)), ("Z", pytest.approx(604, abs=1e-3))]
+    assert play(scene()) == [("Y", pytest.approx(605, abs=1e-3)), ("Z", pytest.approx(607, abs=1e-3))]
 
 
 @pytest.mark.parametrize("users", [1, 2])
@@ -466,8 +467,8 @@ def test_a_request_that_may_not_go_yet_for_another_reason_leaves_the_budget_to_o
         await asyncio.gather(same, send(pacers[-1], ask("Y"), world, sent))
         return [(request.instrument, at_s) for at_s, request in sent]
 
-    # The identical one may go 15.5 s after 590 s, the first of the budget is free at 602 s.
-    assert play(scene()) == [("Y", pytest.approx(602, abs=1e-3)), ("X", pytest.approx(612, abs=1e-3))]
+    # The identical one may go 15.5 s after 590 s, the first of the budget is free at 605 s.
+    assert play(scene()) == [("Y", pytest.approx(605, abs=1e-3)), ("X", pytest.approx(615, abs=1e-3))]
 
 
 def test_a_cancelled_block_frees_its_slot():
@@ -516,12 +517,12 @@ def test_a_restart_knows_what_was_used(tmp_path):
         await asyncio.sleep(300)
         again = bars_pacer(tmp_path, "localhost:4002", clock=world)
         assert again.usage().used == 60
-        assert again.usage().free_in_s == pytest.approx(302, abs=2)
+        assert again.usage().free_in_s == pytest.approx(305, abs=2)
         elsewhere = bars_pacer(tmp_path, "127.0.0.1:7497", clock=world)
         assert elsewhere.usage().used == 0
         return await send_all(again, ask_many(1), world)
 
-    assert times(play(scene())) == [pytest.approx(602, abs=1e-3)]
+    assert times(play(scene())) == [pytest.approx(605, abs=1e-3)]
 
 
 def test_a_boot_of_the_machine_forgets_nothing(tmp_path):
@@ -537,7 +538,7 @@ def test_a_boot_of_the_machine_forgets_nothing(tmp_path):
         assert again.usage().held_s == pytest.approx(10, abs=2)
         return await send_all(again, ask_many(1), world)
 
-    assert times(play(scene())) == [pytest.approx(602, abs=2)]
+    assert times(play(scene())) == [pytest.approx(605, abs=2)]
 
 
 DAMAGE = {
@@ -561,7 +562,7 @@ def test_a_damaged_file_counts_as_used_up(tmp_path, caplog, name):
 
     sent = play(scene())
     assert breaches([(round(at_s * S), request) for at_s, request in sent]) == []
-    assert times(sent)[30] == pytest.approx(602, abs=1e-3)
+    assert times(sent)[30] == pytest.approx(605, abs=1e-3)
     assert "made anew" in caplog.text
     assert "in this process alone" not in caplog.text
 
@@ -575,7 +576,7 @@ def test_a_file_that_cannot_be_read_is_reported_as_used_up_and_stays(tmp_path):
         pacer = bars_pacer(tmp_path, GATEWAY, clock=World())
         return pacer.usage().used, pacer.estimate_s(ask_many(1))
 
-    assert play(scene()) == (60, pytest.approx(602))
+    assert play(scene()) == (60, pytest.approx(605))
     assert path.read_text() == "this is no database"
 
 
@@ -586,7 +587,7 @@ def test_a_folder_that_cannot_be_used_leaves_the_rules_to_this_process(tmp_path,
         world = World()
         return await send_all(bars_pacer(tmp_path, GATEWAY, clock=world), ask_many(61), world)
 
-    assert times(play(scene()))[-1] == pytest.approx(602, abs=1e-3)
+    assert times(play(scene()))[-1] == pytest.approx(605, abs=1e-3)
     assert "in this process alone" in caplog.text
 
 
@@ -620,7 +621,7 @@ def test_a_file_that_stays_locked_leaves_the_rules_to_this_process_and_counts_as
             pass
     finally:
         os.close(fd)
-    assert waits == {"ibkr.bars": pytest.approx(602 * S, rel=1e-3)}
+    assert waits == {"ibkr.bars": pytest.approx(605 * S, rel=1e-3)}
     assert "in this process alone" in caplog.text
 
 
@@ -691,7 +692,7 @@ def test_a_violation_by_a_larger_bar_counts_all_sizes_for_an_hour(tmp_path, capl
         first, second = (bars_pacer(tmp_path, GATEWAY, clock=world) for _ in range(2))
         first.violated(ask(bar_s=60))
         assert second.usage().all_sizes
-        assert second.estimate_s(ask_many(61, bar_s=3600)) == pytest.approx(617, abs=2)
+        assert second.estimate_s(ask_many(61, bar_s=3600)) == pytest.approx(620, abs=2)
         paced = await send_all(second, ask_many(61, bar_s=3600), world)
         await asyncio.sleep(3600)
         assert not second.usage().all_sizes
@@ -701,7 +702,7 @@ def test_a_violation_by_a_larger_bar_counts_all_sizes_for_an_hour(tmp_path, capl
 
     paced, free_s = play(scene())
     assert paced[0] == pytest.approx(15, abs=1e-3)
-    assert paced[-1] == pytest.approx(617, abs=1)
+    assert paced[-1] == pytest.approx(620, abs=1)
     assert free_s < 2
     assert "the next 60 min bars of all sizes count" in caplog.text
 
@@ -750,7 +751,7 @@ def test_looking_writes_nothing(tmp_path):
         before = path.read_bytes()
         world.boot()
         assert pacer.usage().used == 3
-        assert pacer.estimate_s(ask_many(58)) == pytest.approx(602, abs=1e-3)
+        assert pacer.estimate_s(ask_many(58)) == pytest.approx(605, abs=1e-3)
         assert path.read_bytes() == before
         memory = bars_pacer(None, GATEWAY, clock=world)
         await send_all(memory, ask_many(3), world)
@@ -764,7 +765,7 @@ def test_an_estimate_of_very_many_is_quick():
         pacer = bars_pacer(None, GATEWAY, clock=World())
         return pacer.estimate_s({ask(f"S{number}"): 1500 for number in range(200)})
 
-    assert play(scene()) == pytest.approx(300_000 / 60 * 602, rel=0.01)
+    assert play(scene()) == pytest.approx(300_000 / 60 * 605, rel=0.01)
 
 
 def test_rules_under_which_nothing_could_go_are_refused():
@@ -792,3 +793,17 @@ def test_a_fast_clock_waits_so_much_shorter():
         return loop.time() - began_s
 
     assert 0.2 <= asyncio.run(scene()) < 5
+
+
+def test_a_long_wait_is_told_once_when_it_begins(caplog):
+    async def scene():
+        world = World()
+        pacer = bars_pacer(None, GATEWAY, clock=world)
+        await asyncio.gather(*(send(pacer, request, world, []) for request in ask_many(70)))
+
+    with caplog.at_level("INFO", "connectors.ibkr.pacing"):
+        play(scene())
+
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert re.fullmatch(r"the pacing rules let the next request through in 60[0-5] s", told[0])

@@ -1,7 +1,9 @@
-"""What is noted of days without a file, and who may work on a symbol and bar size."""
+"""What is noted of days and files, and who may work on a symbol and bar size."""
 
 import datetime as dt
+import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.store.bars import BarsNotes, EmptyNote, ErrorNote, claim, load_notes, note_days, publish_day
+from connectors.store.bars import (
+    ALL_DAYS,
+    BarsNotes,
+    EmptyNote,
+    ErrorNote,
+    WholeNote,
+    claim,
+    footer,
+    load_notes,
+    note_days,
+    note_files,
+    publish_day,
+)
 from connectors.store.errors import StoreBusy, StoreError
 from contracts.layout import DataRoot
 from contracts.testing import BARS_DAY, BARS_HALF_DAY, sample_bars, sample_bars_metadata
@@ -32,41 +46,54 @@ def notes_file(root):
     return root.path / ".bars" / "minute" / "AAPL.json"
 
 
+def notes(kinds=(), empty=None, errors=None, whole=None, cut=()):
+    """Notes of a group that had them from its first file on."""
+    return BarsNotes(frozenset(kinds), empty or {}, errors or {}, whole or {}, frozenset(cut), ALL_DAYS)
+
+
+def publish(root, day=BARS_DAY, *, is_sparse=False, rows=390, **metadata):
+    changed = sample_bars_metadata(day=day).model_copy(update=metadata)
+    return publish_day(root, changed, sample_bars(day=day, rows=rows), is_sparse=is_sparse)
+
+
+def forget(root):
+    """As a root that is copied without its hidden folders."""
+    shutil.rmtree(root.path / ".bars")
+
+
 def test_there_are_no_notes_before_something_is_noted(root):
     assert load_notes(root, *NOTED) == BarsNotes(frozenset(), {}, {})
     assert not root.path.exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     empty=st.dictionaries(DAYS, st.builds(EmptyNote, st.text(), WHEN), max_size=5),
-    errors=st.dictionaries(DAYS, st.builds(ErrorNote, st.text(), WHEN), max_size=5),
-    kind=st.none() | st.text(min_size=1),
+    errors=st.dictionaries(DAYS, st.builds(ErrorNote, st.text(), WHEN), min_size=1, max_size=5),
 )
-def test_notes_are_read_again_as_they_were(tmp_path_factory, empty, errors, kind):
+def test_notes_are_read_again_as_they_were(tmp_path_factory, empty, errors):
     root = DataRoot(tmp_path_factory.mktemp("root"))
-    expected = BarsNotes(frozenset() if kind is None else frozenset([kind]), empty, errors)
-    assert note_days(root, "1 min", "aapl", empty=empty, errors=errors, kind=kind) == expected
+    expected = notes((), empty, errors)
+    assert note_days(root, "1 min", "aapl", empty=empty, errors=errors) == expected
     assert load_notes(root, *NOTED) == expected
     assert load_notes(root, "1 sec", "AAPL") == BarsNotes()
 
 
 def test_a_later_note_of_a_day_replaces_the_earlier_one(root):
-    note_days(root, *NOTED, errors={BARS_DAY: FAILED, BARS_HALF_DAY: FAILED}, kind="TRADES/regular")
-    note_days(root, *NOTED, empty={BARS_DAY: EMPTY}, kind="BID/extended")
-    kinds = frozenset(["TRADES/regular", "BID/extended"])
-    assert load_notes(root, *NOTED) == BarsNotes(kinds, {BARS_DAY: EMPTY}, {BARS_HALF_DAY: FAILED})
+    note_days(root, *NOTED, errors={BARS_DAY: FAILED, BARS_HALF_DAY: FAILED})
+    note_days(root, *NOTED, empty={BARS_DAY: EMPTY})
+    assert load_notes(root, *NOTED) == notes((), {BARS_DAY: EMPTY}, {BARS_HALF_DAY: FAILED})
     # A failed second look does not undo that the vendor had none.
     note_days(root, *NOTED, errors={BARS_DAY: FAILED}, cleared=[BARS_HALF_DAY])
-    assert load_notes(root, *NOTED) == BarsNotes(kinds, {BARS_DAY: EMPTY}, {BARS_DAY: FAILED})
+    assert load_notes(root, *NOTED) == notes((), {BARS_DAY: EMPTY}, {BARS_DAY: FAILED})
     note_days(root, *NOTED, cleared=iter([BARS_DAY]))
-    assert load_notes(root, *NOTED) == BarsNotes(kinds)
+    assert load_notes(root, *NOTED) == notes()
 
 
 def test_nothing_is_written_when_nothing_changes(root):
-    note_days(root, *NOTED, empty={BARS_DAY: EMPTY}, kind="TRADES/regular")
+    note_days(root, *NOTED, empty={BARS_DAY: EMPTY})
     before = notes_file(root).stat()
-    note_days(root, *NOTED, empty={BARS_DAY: EMPTY}, cleared=[BARS_HALF_DAY], kind="TRADES/regular")
+    note_days(root, *NOTED, empty={BARS_DAY: EMPTY}, cleared=[BARS_HALF_DAY])
     assert notes_file(root).stat().st_ino == before.st_ino
     note_days(root, "1 min", "MSFT")
     assert not notes_file(root).with_name("MSFT.json").exists()
@@ -74,12 +101,72 @@ def test_nothing_is_written_when_nothing_changes(root):
 
 def test_a_published_day_has_its_kind_noted_and_nothing_else(root):
     note_days(root, *NOTED, empty={BARS_DAY: EMPTY, BARS_HALF_DAY: EMPTY}, errors={BARS_DAY: FAILED})
-    publish_day(root, sample_bars_metadata(), sample_bars())
-    expected = BarsNotes(frozenset(["TRADES/regular"]), {BARS_HALF_DAY: EMPTY})
-    assert load_notes(root, *NOTED) == expected
-    other = sample_bars_metadata(day=BARS_HALF_DAY).model_copy(update={"what_to_show": "MIDPOINT", "use_rth": False})
-    publish_day(root, other, sample_bars(day=BARS_HALF_DAY))
-    assert load_notes(root, *NOTED) == BarsNotes(frozenset(["TRADES/regular", "MIDPOINT/extended"]))
+    publish(root)
+    assert load_notes(root, *NOTED) == notes(["TRADES/regular"], {BARS_HALF_DAY: EMPTY})
+    publish(root, BARS_HALF_DAY, what_to_show="MIDPOINT", use_rth=False, rows=5)
+    assert load_notes(root, *NOTED) == notes(["TRADES/regular", "MIDPOINT/extended"])
+
+
+def test_a_day_is_noted_as_whole_when_its_bars_cannot_tell_and_as_cut_when_it_is(root):
+    publish(root, rows=300, is_sparse=True)
+    assert load_notes(root, *NOTED) == notes(["TRADES/regular"], whole={BARS_DAY: WholeNote("TRADES/regular", 300)})
+    publish(root, rows=301, is_sparse=True, use_rth=False)
+    kinds = ["TRADES/regular", "TRADES/extended"]
+    assert load_notes(root, *NOTED) == notes(kinds, whole={BARS_DAY: WholeNote("TRADES/extended", 301)})
+    publish(root, rows=302, is_sparse=True, complete=False)
+    note_days(root, *NOTED, errors={BARS_DAY: FAILED}, cleared=[BARS_DAY])
+    assert load_notes(root, *NOTED) == notes(kinds, errors={BARS_DAY: FAILED}, cut=[BARS_DAY])
+    publish(root)
+    assert load_notes(root, *NOTED) == notes(kinds)
+
+
+def test_what_footers_say_is_noted_for_files_that_came_without_notes(root):
+    publish(root, use_rth=False)
+    publish(root, BARS_HALF_DAY, complete=False, rows=9)
+    forget(root)
+    # Whatever is noted of such a group, its files stay unknown.
+    note_days(root, *NOTED, errors={BARS_DAY: FAILED})
+    publish(root, BARS_HALF_DAY, what_to_show="BID", rows=9)
+    assert load_notes(root, *NOTED) == BarsNotes(frozenset(["BID/regular"]), errors={BARS_DAY: FAILED})
+    found = [footer(root, *NOTED, day) for day in (BARS_DAY, BARS_HALF_DAY)]
+    assert [each.kind for each in found] == ["TRADES/extended", "BID/regular"]
+    # One is replaced before it is noted: nothing is known of it.
+    publish(root, BARS_HALF_DAY, rows=9)
+    note_files(root, *NOTED, found, seen=(BARS_HALF_DAY, BARS_DAY))
+    assert load_notes(root, *NOTED) == BarsNotes(
+        frozenset(["BID/regular", "TRADES/regular", "TRADES/extended"]),
+        errors={BARS_DAY: FAILED},
+        whole={BARS_DAY: WholeNote("TRADES/extended", 390)},
+        seen=(BARS_HALF_DAY, BARS_DAY),
+    )
+    publish(root, BARS_HALF_DAY, complete=False, rows=9)
+    note_files(root, *NOTED, [footer(root, *NOTED, BARS_HALF_DAY)])
+    assert load_notes(root, *NOTED).cut == {BARS_HALF_DAY}
+
+
+def test_the_days_that_were_seen_grow_together_where_they_touch(root):
+    publish(root)
+    forget(root)
+    friday = dt.date(2025, 9, 5)
+    for (first, last), expected in [
+        ((0, 4), (0, 4)),
+        ((-7, -3), (-7, 4)),
+        ((2, 7), (-7, 7)),
+        ((-2, 0), (-7, 7)),
+        ((70, 80), (70, 80)),
+    ]:
+        seen = friday + dt.timedelta(first), friday + dt.timedelta(last)
+        found = note_files(root, *NOTED, [], seen=seen).seen
+        assert tuple((day - friday).days for day in found) == expected
+    assert note_files(root, *NOTED, []).seen == found
+
+
+def test_the_first_notes_of_this_system_are_read_and_their_files_unknown(root):
+    publish(root)
+    document = json.loads(notes_file(root).read_text())
+    old = {key: document[key] for key in ("kinds", "empty", "errors")}
+    notes_file(root).write_text(json.dumps(old))
+    assert load_notes(root, *NOTED) == BarsNotes(frozenset(["TRADES/regular"]))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +182,9 @@ def test_a_published_day_has_its_kind_noted_and_nothing_else(root):
         '{"kinds":[],"empty":{},"errors":{"2025-11-26":["a"]}}',
         '{"kinds":[1],"empty":{},"errors":{}}',
         '{"kinds":[],"empty":[],"errors":{}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":{"2025-11-26":["a","b"]}}',
+        '{"kinds":[],"empty":{},"errors":{},"cut":["2025-11-31"]}',
+        '{"kinds":[],"empty":{},"errors":{},"seen":["2025-11-26"]}',
     ],
 )
 def test_damaged_notes_count_as_none_and_are_replaced(root, text, caplog):
@@ -104,7 +194,7 @@ def test_damaged_notes_count_as_none_and_are_replaced(root, text, caplog):
         assert load_notes(root, *NOTED) == BarsNotes()
     assert f"{notes_file(root)} are damaged" in caplog.text
     note_days(root, *NOTED, empty={BARS_DAY: EMPTY})
-    assert load_notes(root, *NOTED) == BarsNotes(empty={BARS_DAY: EMPTY})
+    assert load_notes(root, *NOTED) == notes(empty={BARS_DAY: EMPTY})
 
 
 def test_notes_that_cannot_be_read_are_not_taken_for_none(root):

@@ -6,14 +6,14 @@ import hashlib
 import logging
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from connectors.store._bars.group import INTENT_SUFFIX, Group, working_folder
 from connectors.store._bars.intents import Intent, complete_intent, drop_intent, ledger_end
-from connectors.store._bars.notes import change_notes
-from connectors.store._bars.rows import check_rows, encode
+from connectors.store._bars.notes import WholeNote, change_notes
+from connectors.store._bars.rows import check_rows, encode, kind_text
 from connectors.store.atomic import append_line, atomic_path, fsync_folder, make_folder
 from connectors.store.errors import StoreBusy, StoreError, store_errors
 from connectors.store.temps import new_temp_path, sweep_stale_temps
@@ -23,16 +23,22 @@ from contracts.sessions import ET
 from contracts.v1.bars import BAR_SCHEMA, MANIFEST_VERSION, BarsManifestLine, bars_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import date
     from pathlib import Path
 
     import pyarrow as pa
 
+    from connectors.store._bars.notes import BarsNotes
     from contracts.layout import BarSize, DataRoot
     from contracts.v1.bars import BarsMetadata
 
 _log = logging.getLogger(__name__)
 
+SANDBOX_SUFFIX: Final = "(sandbox)"
+"""How the producer of what a sandbox invented ends."""
+
+_Note = TypeVar("_Note")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,25 +57,28 @@ class PublishedBars:
     line: BarsManifestLine
 
 
-def kind_text(what_to_show: str, use_rth: bool) -> str:
-    """Return the kind of a download as text, such as `TRADES/regular` or `MIDPOINT/extended`."""
-    return f"{what_to_show}/{'regular' if use_rth else 'extended'}"
-
-
 def publish_day(
-    root: DataRoot, metadata: BarsMetadata, table: pa.Table, *, written_at: datetime | None = None
+    root: DataRoot,
+    metadata: BarsMetadata,
+    table: pa.Table,
+    *,
+    written_at: datetime | None = None,
+    is_sparse: bool = False,
 ) -> PublishedBars:
     """Write or replace the bars file of a day, then append its ledger line; both are on the disk when this returns.
 
     The same rows and metadata give the same bytes, whenever and however often they are published. Any number of threads
     and processes may publish on one root; those of one group come one after the other, each file directly followed by
-    its line. The kind is noted before the file appears, and what was noted of the day is cleared.
+    its line. The kind is noted before the file appears, and that the day is cut short if it is; what was noted of the
+    day before is cleared.
 
     Args:
         root: The data root; made if missing.
         metadata: Says which file it is, and goes into its footer.
         table: `BAR_SCHEMA`, all bars of the day, at least one.
         written_at: For the line, aware; now, if not given.
+        is_sparse: The bars do not reach from end to end of the hours that were asked for. A complete day is then noted
+            as whole, for its ledger line cannot tell it.
 
     Returns:
         The file and its line.
@@ -87,7 +96,7 @@ def publish_day(
     data = encode(table, bars_schema(metadata))
     with group.locked():
         complete_intent(group)
-        change_notes(group, kind=kind_text(metadata.what_to_show, metadata.use_rth))
+        change_notes(group, lambda notes: _about_to_publish(notes, metadata))
         line = _line(target, metadata, table.num_rows, (int(ns[0]), int(ns[-1])), written_at or datetime.now(UTC))
         intent = Intent(line, len(data), hashlib.sha256(data).hexdigest(), ledger_end(root))
         make_folder(target.parent)
@@ -99,7 +108,7 @@ def publish_day(
         # The day is published: what cannot be tidied up now does no harm.
         with suppress(StoreError):
             drop_intent(group)
-            change_notes(group, cleared=[metadata.session_date])
+            change_notes(group, lambda notes: _as_published(notes, metadata, line.rows if is_sparse else None))
     return PublishedBars(target, table.num_rows, line)
 
 
@@ -150,6 +159,37 @@ def _groups_with_intent(root: DataRoot, bar_size: BarSize, folder: Path) -> list
             if group.symbol == symbol:
                 groups.append(group)
     return groups
+
+
+def _about_to_publish(notes: BarsNotes, metadata: BarsMetadata) -> BarsNotes:
+    """What has to be known before the file is there, for the writer may die right after."""
+    day = metadata.session_date
+    return replace(
+        notes,
+        kinds=notes.kinds | {kind_text(metadata.what_to_show, metadata.use_rth)},
+        whole=_without(notes.whole, day),
+        invented=notes.invented or metadata.producer.endswith(SANDBOX_SUFFIX),
+        # A file that is cut short stays so until the complete one is in its place.
+        cut=notes.cut if metadata.complete else notes.cut | {day},
+    )
+
+
+def _as_published(notes: BarsNotes, metadata: BarsMetadata, sparse_rows: int | None) -> BarsNotes:
+    day = metadata.session_date
+    whole = {}
+    if metadata.complete and sparse_rows is not None:
+        whole[day] = WholeNote(kind_text(metadata.what_to_show, metadata.use_rth), sparse_rows)
+    return replace(
+        notes,
+        empty=_without(notes.empty, day),
+        errors=_without(notes.errors, day),
+        whole={**notes.whole, **whole},
+        cut=notes.cut - {day} if metadata.complete else notes.cut,
+    )
+
+
+def _without(notes: Mapping[date, _Note], day: date) -> Mapping[date, _Note]:
+    return {other: note for other, note in notes.items() if other != day} if day in notes else notes
 
 
 def _line(

@@ -1,4 +1,4 @@
-"""Rows of a bars file: what they must be before they are written, two tables made one, and their bytes."""
+"""Rows of a bars file: what they must be before they are written, two tables made one, their bytes and their kind."""
 
 from __future__ import annotations
 
@@ -102,6 +102,11 @@ def check_rows(table: pa.Table, day: date | None, where: str, path: Path) -> _In
     _refuse(outside, f"the bar is not of the ET day {day or 'of the first'}", where, path)
     _check_numbers(table, where, path)
     return ns
+
+
+def kind_text(what_to_show: str, use_rth: bool) -> str:
+    """Return the kind of a download as text, such as `TRADES/regular` or `MIDPOINT/extended`."""
+    return f"{what_to_show}/{'regular' if use_rth else 'extended'}"
 
 
 def encode(table: pa.Table, schema: pa.Schema) -> bytes:

@@ -207,13 +207,14 @@ class MixedData(ContractError, ValueError):
     """Files that differ in what their rows mean, and so are not loaded as one unless asked.
 
     Attributes:
-        differing: What differs (`book_scope`, `interval_ms`, `levels`, `source`) to the values found.
+        differing: What differs (`book_scope`, `interval_ms`, `levels`, `source`; of bars `what_to_show`, `hours`,
+            `price_adjustment`) to the values found.
     """
 
     def __init__(self, differing: Mapping[str, Sequence[str]]) -> None:
         found = "; ".join(f"{name}: {', '.join(values)}" for name, values in differing.items())
         super().__init__(
-            f"the files differ in {found}: choose one with source=..., a shorter range, "
+            f"the files differ in {found}: choose a shorter range, of Level 2 one source with source=..., "
             "or allow it with allow_mixed=True."
         )
         self.differing = {name: list(values) for name, values in differing.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import pyarrow as pa
 
 from contracts._availability.judge import sources_asked
-from contracts._reader.bars import CoverageFiles, check_bar_size, place_of, read_bars
+from contracts._reader.bars import CoverageFiles, check_bar_size, place_of, read_bars, refuse_mixed_bars
 from contracts._reader.days import to_range
 from contracts._reader.files import (
     Footers,
@@ -397,15 +397,32 @@ class MarketData:
         found = self._bars_index(symbol, bar_size)
         return [] if found is None else found[1].days(symbol, bar_size).tolist()
 
-    def bars(self, symbol: str, bar_size: BarSize, start: date | str, end: date | str | None = None) -> pa.Table:
+    def bars(
+        self,
+        symbol: str,
+        bar_size: BarSize,
+        start: date | str,
+        end: date | str | None = None,
+        *,
+        allow_mixed: bool = False,
+    ) -> pa.Table:
         """Load the bars of a range, in order, each listed day from the file that the bars coverage names for it.
 
         Paths in the coverage are absolute; of a root that moved the same place below it is taken.
+
+        Args:
+            symbol: Any spelling.
+            bar_size: `1 hour`, `1 min` or `1 sec`.
+            start: First ET day.
+            end: Last ET day, inclusive; None for one day.
+            allow_mixed: Load days of trades and of quotes, or of regular and of extended hours, as one. Files of the
+                system before do not say what they are.
 
         Returns:
             The columns of `BAR_SCHEMA`, raw prices.
 
         Raises:
+            MixedData: The files say that their bars mean different things; see `allow_mixed`.
             NotAvailable: There is no bars coverage, or no listed day in the range; says what there is.
             InvalidBarsFile: A listed file is not there, or is not what the coverage and the contract say.
             ContractError: As `bars_days`.
@@ -423,7 +440,10 @@ class MarketData:
             days = index.days(name, bar_size)
             span = f" from {days[0]} to {days[-1]}" if len(days) else ""
             raise NotAvailable(what, f"the coverage has {len(days)} days{span}")
-        return pa.concat_tables([read_bars(place_of(day, root, name, bar_size), day) for day in listed])
+        read = [read_bars(place_of(day, root, name, bar_size), day) for day in listed]
+        if not allow_mixed:
+            refuse_mixed_bars(footer for _, footer in read)
+        return pa.concat_tables([table for table, _ in read])
 
     def bars_coverage(
         self, symbol: str, bar_size: BarSize, start: date | str, end: date | str | None = None

@@ -32,7 +32,7 @@ _DAYS_START: Final = b'"days":[\n'
 _DAY_START: Final = b'{"date":"'
 _LONGEST_HEAD: Final = 512
 # Every line goes on for more than whole words of this.
-_BEGIN: Final = np.frombuffer(_DAY_START + b'0000-00-00",...', np.uint8)
+_BEGIN: Final = np.frombuffer(_DAY_START + b'0000-00-00"....', np.uint8)
 _DIGITS: Final = np.flatnonzero(ord("0") == _BEGIN)
 _IS_CONSTANT: Final = np.where((ord("0") == _BEGIN) | (ord(".") == _BEGIN), 0, 255).astype(np.uint8).view(np.uint64)
 _NO_DAYS: Final = np.empty(0, "datetime64[D]")
@@ -51,6 +51,7 @@ class CoverageIndex:
         self.generated_at = generated_at
         self._entries = entries
         self._days: dict[tuple[str, str], Days] = {}
+        self._last: tuple[bytes, Days] = b"", _NO_DAYS
 
     @property
     def keys(self) -> list[tuple[str, str]]:
@@ -66,7 +67,8 @@ class CoverageIndex:
         """
         key = canonical_symbol(symbol), bar_size
         if key not in self._days:
-            self._days[key] = _days_of(_halves(self._entries[key])[1])[0] if key in self._entries else _NO_DAYS
+            lines = _halves(self._entries[key])[1] if key in self._entries else b""
+            self._days[key] = self._days_of(lines)[0]
         return self._days[key]
 
     def table(self, symbol: str, bar_size: BarSize) -> CoverageTable:
@@ -79,10 +81,8 @@ class CoverageIndex:
             InvalidDocument: The entry is damaged.
         """
         key = canonical_symbol(symbol), bar_size
-        if key not in self._entries:
-            return table_of(b"", _NO_DAYS, np.empty(0, np.intp), *key, lambda _: ())
-        head, lines = _halves(self._entries[key])
-        days, starts = _days_of(lines)
+        head, lines = _halves(self._entries[key]) if key in self._entries else (b"", b"")
+        days, starts = self._days_of(lines)
         self._days[key] = days
         return table_of(lines, days, starts, *key, lambda some: _parsed(head + some + ENTRY_END).days)
 
@@ -124,6 +124,23 @@ class CoverageIndex:
         head, lines = _split(self._entries[canonical_symbol(symbol), bar_size])
         wanted = b"\n".join(lines[first:last]).removesuffix(DAY_SEPARATOR.strip())
         return list(_parsed(head + wanted + ENTRY_END).days)
+
+    def _days_of(self, lines: bytes) -> tuple[Days, npt.NDArray[np.intp]]:
+        """Return the day of each line of an entry, and where the line begins."""
+        if not lines:
+            return _NO_DAYS, np.empty(0, np.intp)
+        characters = np.frombuffer(lines, np.uint8)
+        places = np.concatenate(([0], np.flatnonzero(characters == ord("\n")) + 1))
+        try:
+            # A line that is shorter than its begin reaches beyond the last one.
+            windows = np.ndarray((len(characters) - len(_BEGIN) + 1,), f"V{len(_BEGIN)}", characters, strides=(1,))
+            begins = windows[places].tobytes()
+            if begins != self._last[0]:
+                # Most entries have the days of the entry before.
+                self._last = begins, _days_at(begins)
+        except (ValueError, IndexError):
+            raise InvalidDocument(COVERAGE_VERSION, "a day does not begin with its date", field="days") from None
+        return self._last[1], places
 
 
 def load_coverage(path: Path) -> CoverageIndex:
@@ -227,25 +244,21 @@ def _halves(entry: bytes | memoryview) -> tuple[bytes, bytes]:
     return bytes(entry[:start]), bytes(entry[start : -len(ENTRY_END)])
 
 
-def _days_of(lines: bytes) -> tuple[Days, npt.NDArray[np.intp]]:
-    """Return the day of each line of an entry, and where the line begins."""
-    characters = np.frombuffer(lines, np.uint8)
-    if not len(characters):
-        return _NO_DAYS, np.empty(0, np.intp)
-    places = np.concatenate(([0], np.flatnonzero(characters == ord("\n")) + 1))
-    try:
-        # A line that is shorter than its begin reaches beyond the last one.
-        windows = np.ndarray((len(characters) - len(_BEGIN) + 1,), f"V{len(_BEGIN)}", characters, strides=(1,))
-        begins = windows[places].view(np.uint64).reshape(len(places), -1)
-        digits = begins.view(np.uint8)[:, _DIGITS] - np.uint8(ord("0"))
-        if ((begins ^ _BEGIN.view(np.uint64)) & _IS_CONSTANT).any() or (digits > 9).any():  # noqa: PLR2004 - a digit
-            raise ValueError  # noqa: TRY301 - as for a date that does not exist
-        days = _dates(digits.T.astype(np.int64))
-    except (ValueError, IndexError):
-        raise InvalidDocument(COVERAGE_VERSION, "a day does not begin with its date", field="days") from None
+def _days_at(begins: bytes) -> Days:
+    """Return the days of lines, given how each begins.
+
+    Raises:
+        ValueError: One does not begin with its date.
+        InvalidDocument: They are not sorted.
+    """
+    words = np.frombuffer(begins, np.uint64).reshape(-1, len(_IS_CONSTANT))
+    digits = words.view(np.uint8)[:, _DIGITS] - np.uint8(ord("0"))
+    if ((words ^ _BEGIN.view(np.uint64)) & _IS_CONSTANT).any() or (digits > 9).any():  # noqa: PLR2004 - a digit
+        raise ValueError("a day does not begin with its date")
+    days = _dates(digits.T.astype(np.int64))
     if (days[1:] <= days[:-1]).any():
         raise InvalidDocument(COVERAGE_VERSION, "the days are not sorted, or one comes twice", field="days")
-    return days, places
+    return days
 
 
 def _dates(digits: npt.NDArray[np.int64]) -> Days:

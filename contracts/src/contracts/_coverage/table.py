@@ -1,11 +1,12 @@
-"""All days of a coverage entry as columns: one line of each shape is read by the model, those like it at once.
+"""All days of a coverage entry as columns: lines of our own form at once, by their shape, others by the model.
 
 Two lines have one shape when they differ in their date, wherever it stands, in the digits of their times and in those
-of their rows, and in nothing else. So the model decides what a line means, here as elsewhere.
+of their rows, and in nothing else. What is read so is what the model would read.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -200,19 +201,18 @@ class _Reader:
             if not pending.any():
                 break
             first = int(np.argmax(pending))
-            pending[first] = False
-            rows = np.flatnonzero(pending & (sizes == sizes[first]))
-            shape = _Shape.of(self._line(first), self._read_singly(np.array([first]))[0]) if len(rows) else None
+            shape = _Shape.of(self._line(first))
             if shape is not None:
-                rows = self._read_alike(shape, rows, int(sizes[first]))
-                pending[rows] = False
-        left = np.flatnonzero(self._shape == _SINGLY)
-        self._read_singly(left[[row not in self._singly for row in left.tolist()]])
+                alike = self._read_alike(shape, np.flatnonzero(pending & (sizes == sizes[first])), int(sizes[first]))
+                pending[alike] = False
+            # When it has a shape and is not read all the same, its times or its date are no such.
+            pending[first] = False
+        self._read_singly(np.flatnonzero(self._shape == _SINGLY))
 
     def _line(self, row: int) -> bytes:
         return self._data[self._starts[row] : self._ends[row]].removesuffix(b",")
 
-    def _read_singly(self, rows: _Rows) -> Sequence[CoverageDay]:
+    def _read_singly(self, rows: _Rows) -> None:
         """Read lines by the model."""
         found = self._parse(b",\n".join(map(self._line, rows.tolist()))) if len(rows) else ()
         if len(found) != len(rows):
@@ -223,7 +223,6 @@ class _Reader:
             self._singly[row] = day.path, day.filename
             name = f"{day.date.isoformat()}.parquet"
             self._in_place[row] = day.filename == name and day.path.endswith(self._place + name)
-        return found
 
     def _read_alike(self, shape: _Shape, rows: _Rows, size: int) -> _Rows:
         """Read lines at once; returns those that have the shape."""
@@ -249,10 +248,10 @@ class _Reader:
 
 @dataclass(frozen=True, eq=False)
 class _Shape:
-    """What lines have in common with one that the model has read.
+    """What lines of our own form have in common with one of them.
 
     Attributes:
-        line: Its bytes, filled up to whole words.
+        line: The bytes of that one, filled up to whole words.
         is_fixed: 255 where a line must have the same byte, else 0.
         date: Where its date begins.
         dates: Where the same date stands otherwise.
@@ -274,13 +273,16 @@ class _Shape:
     name: _Pieces
 
     @classmethod
-    def of(cls, line: bytes, day: CoverageDay) -> _Shape | None:
-        """Return the shape of a line that the model has read; None when it is not one of ours."""
+    def of(cls, line: bytes) -> _Shape | None:
+        """Return the shape of a line; None when only the model can tell what it means."""
         match = _SHAPE.fullmatch(line)
         if match is None:
             return None
         date = match["date"]
-        texts = [(day.path, match["path"]), (day.filename, match["name"])]
+        try:
+            texts = [(_text(match[name]), match[name]) for name in ("path", "name")]
+        except ValueError:
+            return None
         times = match.start("start"), match.start("end")
         dates = [place for place in _places(line, date) if place > match.end("end")]
         if (
@@ -365,6 +367,19 @@ def _clock(words: npt.NDArray[np.uint64]) -> tuple[_Int64, _Bools]:
     hours, minutes, seconds = ((pairs >> np.uint64(shift)) & np.uint64(255) for shift in (0, 24, 48))
     is_time &= (hours < 24) & (minutes < 60) & (seconds < 60)  # noqa: PLR2004 - a day has so many
     return (hours * np.uint64(_HOUR_S) + minutes * np.uint64(60) + seconds).astype(np.int64), is_time
+
+
+def _text(raw: bytes) -> str:
+    """Return a JSON text of which the inside is given.
+
+    Raises:
+        ValueError: It is none, or has characters that the model changes.
+    """
+    if b"\\" not in raw and raw.isascii() and raw.decode().isprintable():
+        return raw.decode()
+    text: str = json.loads(b'"%b"' % raw)
+    text.encode()
+    return text
 
 
 def _places(line: bytes, text: bytes) -> list[int]:

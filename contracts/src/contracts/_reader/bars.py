@@ -17,12 +17,13 @@ from contracts._coverage.index import CoverageIndex, load_coverage
 from contracts._reader.days import day_bounds_ns
 from contracts._reader.parquet import FileIdentity, identity_of, opened
 from contracts._validate.rows import mask
-from contracts.errors import InvalidBarsFile, InvalidDocument, InvalidName, NotAvailable, shown
+from contracts.errors import InvalidBarsFile, InvalidDocument, InvalidName, MixedData, NotAvailable, shown
 from contracts.layout import BarSize, DataRoot
 from contracts.timestamps import ns_from_iso_utc
 from contracts.v1.bars import BAR_SCHEMA, COVERAGE_VERSION, BarsMetadata, CoverageDay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import date
 
     import pyarrow as pa
@@ -86,10 +87,31 @@ def place_of(listed: CoverageDay, root: DataRoot, symbol: str, bar_size: BarSize
     return told
 
 
-def read_bars(path: Path, listed: CoverageDay) -> pa.Table:
-    """Return the bars of a listed day, checked for what readers rely on.
+def refuse_mixed_bars(footers: Iterable[BarsMetadata | None]) -> None:
+    """Refuse files whose bars mean different things; those of files without metadata are not known.
 
-    Old files can hold several ET days; the rows of the listed one are returned.
+    Args:
+        footers: Of the files that are to be loaded as one.
+
+    Raises:
+        MixedData: They differ; says in what.
+    """
+    values: dict[str, set[str]] = {"what_to_show": set(), "hours": set(), "price_adjustment": set()}
+    for footer in footers:
+        if footer is not None:
+            values["what_to_show"].add(footer.what_to_show)
+            values["hours"].add("regular" if footer.use_rth else "extended")
+            values["price_adjustment"].add(footer.price_adjustment)
+    differing = {name: sorted(found) for name, found in values.items() if len(found) > 1}
+    if differing:
+        raise MixedData(differing)
+
+
+def read_bars(path: Path, listed: CoverageDay) -> tuple[pa.Table, BarsMetadata | None]:
+    """Return the bars of a listed day, checked for what readers rely on, and what the footer says of them.
+
+    Old files can hold several ET days; the rows of the listed one are returned. A footer that is absent or damaged says
+    nothing.
 
     Raises:
         InvalidBarsFile: It is not there, is no bars file, has another number of rows than listed, or breaks the
@@ -98,9 +120,10 @@ def read_bars(path: Path, listed: CoverageDay) -> pa.Table:
     """
     with opened(path, identity_of(path, InvalidBarsFile), InvalidBarsFile) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+        footer = None
         with suppress(InvalidDocument):
-            # Nothing here needs the footer, but rows of a version to come could mean something else.
-            BarsMetadata.from_footer(schema.metadata)
+            # Rows of a version to come could mean something else.
+            footer = BarsMetadata.from_footer(schema.metadata)
         if schema.names != BAR_SCHEMA.names:
             names = ", ".join(BAR_SCHEMA.names)
             raise InvalidBarsFile(path, f"the columns are {shown(', '.join(schema.names))}, not {names}")
@@ -115,7 +138,7 @@ def read_bars(path: Path, listed: CoverageDay) -> pa.Table:
         table = file.read()
     if table.num_rows != rows:
         raise InvalidBarsFile(path, f"its footer says {rows} rows, there are {table.num_rows}")
-    return _rows_of_day(path, table.cast(BAR_SCHEMA), listed.date)
+    return _rows_of_day(path, table.cast(BAR_SCHEMA), listed.date), footer
 
 
 def _rows_of_day(path: Path, table: pa.Table, day: date) -> pa.Table:
