@@ -255,18 +255,18 @@ class GroupJudge:
         found = np.zeros(len(sessions), np.bool_)
         if not notes.whole or listed.table is None:
             return found
-        counts = listed.table.rows[listed.rows].tolist()
-        for row in np.flatnonzero(is_own).tolist():
-            note = notes.whole.get(sessions.windows[row].day)
+        counts = listed.table.rows[listed.rows]
+        for kind, (days, rows) in notes.whole.columns:
+            places = np.minimum(np.searchsorted(days, sessions.days), len(days) - 1)
             # A file with another number of rows is another file.
-            if note is None or note.rows != counts[row]:
+            same = is_own & (days[places] == sessions.days) & (rows[places] == counts)
+            found |= same
+            if kind == self._kind or kind in self._serving:
+                judged.verdicts[same] = Verdict.PRESENT
                 continue
-            found[row] = True
-            if note.kind == self._kind or note.kind in self._serving:
-                judged.verdicts[row] = Verdict.PRESENT
-            elif sessions.is_reachable[row]:
-                judged.verdicts[row] = Verdict.OTHER_KIND
-                judged.other_kind[row] = note.kind
+            same &= sessions.is_reachable
+            judged.verdicts[same] = Verdict.OTHER_KIND
+            judged.other_kind.update(dict.fromkeys(np.flatnonzero(same).tolist(), kind))
         return found
 
     @staticmethod

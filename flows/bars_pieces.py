@@ -204,3 +204,8 @@ def parts_of(group: Group, answer: BarsAnswer, *, is_sandbox: bool) -> list[Part
         rows = table.slice(int(first), int(after - first))
         parts.append(Part(group.bar_size, window, rows, answer.asked_at_ns, group.shelf_key(window), is_sandbox))
     return parts
+
+
+def reason_of(error: Exception, request: BarsRequest) -> str:
+    """Why a request failed, without the request: what is told of it is told of days."""
+    return str(error).removeprefix(f"{request}: ")

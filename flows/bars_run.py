@@ -12,7 +12,8 @@ import logging
 import time
 import uuid
 from collections import deque
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.ibkr.bar_requests import BAR_SECONDS, SMALL_BAR_S
@@ -31,12 +32,13 @@ from connectors.ibkr.errors import (
 from connectors.store.bars import claim, repair
 from connectors.store.errors import StorageGuardHit, StoreBusy, StoreError
 from flows.bars_lanes import GroupBusy, Lane
-from flows.bars_pieces import Group, parts_of
+from flows.bars_pieces import Group, parts_of, reason_of
 from flows.bars_plan import replan
 from flows.bars_prepare import address_of_job, estimated_s, pacer_of, planned, preview_job, refreshed, shelf_of
 from flows.bars_publish import FORGOTTEN, BarsDisk, list_again, remember
 from flows.bars_result import days_text
 from flows.bars_tally import Tally
+from flows.bars_watch import keep_coverage, tell_gateway
 from flows.errors import ConfigurationError
 from flows.gateway import gateway_of
 from flows.stopping import Stop, stop_on_signals
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from connectors.ibkr.bar_requests import BarsRequest
     from connectors.ibkr.bars import BarsAnswer
     from connectors.ibkr.pacing import Pacer
-    from connectors.ibkr.session import GatewayInfo
     from contracts.layout import BarSize
     from flows.bars_job import BarsJob
     from flows.bars_pieces import Piece
@@ -60,7 +61,6 @@ __all__ = ["SILENT_REQUESTS", "download", "preview_job"]
 
 logger = logging.getLogger(__name__)
 
-COVERAGE_EVERY_S: Final = 60.0
 SILENT_REQUESTS: Final = 12
 """So many requests in a row that were not answered in spite of all attempts end a run: the next one would not be."""
 
@@ -205,7 +205,7 @@ class _Run:
                         library=settings.ib_library,
                         timeout_s=settings.bars_timeout_s,
                         attempts=settings.retry_attempts + 1,
-                        on_connected=self._on_connected,
+                        on_connected=partial(tell_gateway, self._job),
                         now_ns=self._now_ns,
                     )
                 )
@@ -222,7 +222,8 @@ class _Run:
     async def _work(self, plan: BarsPlan) -> None:
         small = [group for group in plan.to_fetch if BAR_SECONDS[group.bar_size] <= SMALL_BAR_S]
         others = [group for group in plan.to_fetch if BAR_SECONDS[group.bar_size] > SMALL_BAR_S]
-        besides = [asyncio.create_task(each) for each in (self._cancel_when_stopping(), self._keep_coverage())]
+        coverage = keep_coverage(self._job, lambda: self._tally.files)
+        besides = [asyncio.create_task(each) for each in (self._cancel_when_stopping(), coverage)]
         try:
             async with asyncio.TaskGroup() as workers:
                 for plans in (small, others):
@@ -233,17 +234,7 @@ class _Run:
         finally:
             for each in besides:
                 each.cancel()
-
-    async def _keep_coverage(self) -> None:
-        """Let the coverage follow the files while the run goes on: readers refuse a day with rows it does not know."""
-        known = 0
-        while True:
-            await asyncio.sleep(COVERAGE_EVERY_S)
-            if self._tally.files > known:
-                known = self._tally.files
-                with suppress(StoreError):
-                    # At the end it is tried again, and then it counts.
-                    await asyncio.to_thread(refreshed, self._job)
+            await asyncio.wait(besides)
 
     async def _cancel_when_stopping(self) -> None:
         await self._stopping.wait()
@@ -267,16 +258,6 @@ class _Run:
         except StoreError as error:
             self._halt(str(error), is_failure=True)
             return None
-
-    def _on_connected(self, info: GatewayInfo) -> None:
-        paper = self._job.settings.ib_paper_trading
-        if info.accounts_are_paper is not None and info.accounts_are_paper != paper:
-            logger.warning(
-                "the gateway's accounts are %s ones, configured is the other (IB_PAPER_TRADING)",
-                "paper" if info.accounts_are_paper else "live",
-            )
-        if info.is_sandbox and not self._job.sandbox:
-            logger.warning("the gateway is this project's sandbox: the bars are invented, and their files say so")
 
     # --- a group ---------------------------------------------------------------------------------------------------
 
@@ -351,7 +332,7 @@ class _Run:
         try:
             answer = await self._fetch(group, request)
         except InstrumentRefused as error:
-            text = _reason(error, request)
+            text = reason_of(error, request)
             if isinstance(error, InstrumentUnknown):
                 self._unknown[group.symbol] = text
                 for other in [each for each in self._groups.values() if each.symbol == group.symbol]:
@@ -363,7 +344,7 @@ class _Run:
                 # One impossible bar must not cost the days beside it.
                 todo.extend(each for window in request.windows for each in group.requests([window]))
                 return None
-            await self._give_up(group, request.days, _reason(error, request))
+            await self._give_up(group, request.days, reason_of(error, request))
             if isinstance(error, BarsTimeout | BarsUnavailable):
                 self._silent += 1
                 if self._silent >= SILENT_REQUESTS:
@@ -413,8 +394,3 @@ class _Run:
             if is_failure:
                 self._failures.append(text)
         self._stopping.set()
-
-
-def _reason(error: Exception, request: BarsRequest) -> str:
-    """Why, without the request: what is told of it is told of days."""
-    return str(error).removeprefix(f"{request}: ")

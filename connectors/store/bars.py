@@ -28,13 +28,13 @@ from connectors.store._bars.notes import (
     BarsNotes,
     EmptyNote,
     ErrorNote,
-    WholeNote,
     load_notes,
     note_days,
     note_files,
 )
 from connectors.store._bars.publish import SANDBOX_SUFFIX, PublishedBars, publish_day, repair
 from connectors.store._bars.rows import kind_text, merge
+from connectors.store._bars.whole import WholeDays, WholeNote
 
 __all__ = [
     "ALL_DAYS",
@@ -45,6 +45,7 @@ __all__ = [
     "ErrorNote",
     "ExistingBars",
     "PublishedBars",
+    "WholeDays",
     "WholeNote",
     "claim",
     "existing",

@@ -25,7 +25,8 @@ def options(symbols) -> list[str]:
 
 
 def test_two_runs_on_one_root_go_one_after_the_other_and_both_complete(place):
-    place.vendor.add_fault("slow:symbol=AAPL,endpoint=get_range,seconds=4,times=1")
+    # Long enough for the second command to have started, also on a busy machine.
+    place.vendor.add_fault("slow:symbol=AAPL,endpoint=get_range,seconds=8,times=1")
     first = place.start_command("backfill", *options(["AAPL", "AMD"]), "--date", place.day)
     place.until(lambda: asked(place, "AAPL"))
     second = place.start_command("backfill", *options(["MSFT", "AAPL"]), "--date", place.day)

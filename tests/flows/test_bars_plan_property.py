@@ -139,9 +139,14 @@ def build(folder, recipe):
             },
             "errors": {},
             "whole": {
-                str(day): [kind_of(*what["footer"][0]), what["whole"]]
-                for day, what in noted.items()
-                if what["whole"] is not None and what["footer"] is not None and what["footer"][1]
+                kind: [
+                    number
+                    for day, what in sorted(noted.items())
+                    if what["whole"] is not None and what["footer"] is not None and what["footer"][1]
+                    if kind_of(*what["footer"][0]) == kind
+                    for number in (int(f"{day:%Y%m%d}"), what["whole"])
+                ]
+                for kind in {kind_of(*what["footer"][0]) for what in noted.values() if what["footer"] is not None}
             },
             "cut": [str(day) for day, what in noted.items() if what["is_cut"]],
             "seen": seen and [str(day) for day in seen],
@@ -199,6 +204,11 @@ def slow_days(root, size, scope, now_ns, known):  # noqa: C901, PLR0912, PLR0915
     today = datetime.fromtimestamp(now_ns // NS, ET).date()
     is_foreign = any(other not in (None, kind, *serving) for other in {*notes["kinds"], *known})
     first_seen, last_seen = notes["seen"] or ("9999", "0000")
+    whole_notes = {
+        str(numbers[place]): (other, numbers[place + 1])
+        for other, numbers in notes["whole"].items()
+        for place in range(0, len(numbers), 2)
+    }
     verdicts, kinds = {}, set()
     first_day, last_day = scope.ranges[size]
     for number in range((last_day - first_day).days + 1):
@@ -232,7 +242,7 @@ def slow_days(root, size, scope, now_ns, known):  # noqa: C901, PLR0912, PLR0915
         is_cut = settled <= now_ns and str(day) in notes["cut"]
         is_unseen = not first_seen <= str(day) <= last_seen
         is_doubtful = names_this and (is_foreign or is_cut or is_unseen)
-        noted_kind, noted_rows = notes["whole"].get(str(day), (None, None))
+        noted_kind, noted_rows = whole_notes.get(f"{day:%Y%m%d}", (None, None))
         if names_this and noted_rows == listed["rows"]:
             if noted_kind in (kind, *serving):
                 verdict = "present"

@@ -27,7 +27,7 @@ from contracts.layout import DataRoot
 from contracts.timestamps import ns_from_iso_utc
 from contracts.v1.bars import BarsMetadata, parse_bars_manifest_line
 from contracts.validate import validate_path
-from flows import bars_run
+from flows import bars_watch
 from flows.bars_job import assemble
 from flows.bars_result import BarsResult
 from flows.bars_run import download, preview_job
@@ -452,7 +452,7 @@ def test_an_impossible_bar_costs_its_own_day_alone(bars):
 
 
 def test_coverage_follows_the_files_while_a_run_goes_on(bars, monkeypatch):
-    monkeypatch.setattr(bars_run, "COVERAGE_EVERY_S", 0.05)
+    monkeypatch.setattr(bars_watch, "COVERAGE_EVERY_S", 0.05)
     bars.gateway.add_fault("bars-slow:symbol=LATE,delay_s=2")
     is_over, seen = threading.Event(), threading.Event()
 

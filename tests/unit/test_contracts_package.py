@@ -19,14 +19,15 @@ PACKAGE = Path(__file__).parents[2] / "contracts"
 TOUR = Path(__file__).parents[2] / "tools" / "readme_tour.py"
 PUBLIC = """
 BAR_SCHEMA BackfillCounts BackfillManifestLine BackfillStatus BackfillSummary BarsAvailability BarsCoverage BarsDay
-BarsManifestLine BarsName Book BookMatrices BookScope ContractError CoverageDay CoverageEntry CoverageIndex
+BarsManifestLine BarsMetadata BarsName Book BookMatrices BookScope ContractError CoverageDay CoverageEntry CoverageIndex
 CoverageReport CoverageResult CoverageTotal Cursor DataRoot DayCoverage DepthMessage DepthMessages ET EVENTS_SCHEMA
 EventsMetadata Finding Followed Gap GapCause Hole InvalidBarsFile InvalidDataRoot InvalidDocument InvalidName
 InvalidSnapshotFile InvalidSymbol InvalidWindow KindCount Level2Coverage Level2Name MarketData MixedData NotASession
 NotAvailable OutsideCalendar Part Quality READERS Replayer Report SNAPSHOT_SCHEMA SessionStats Skipped SkippedLine
 SnapshotMetadata SnapshotsFile SourceDay SymbolMapping SymbolMappingEntry UnknownSchemaVersion Window __version__
-bars_availability build_coverage canonical_symbol check_data_root coverage_from_lines effective_window events_schema
-fingerprint follow_backfill follow_bars follow_gaps is_session iso_utc_from_ns level2_candidates level2_coverage
+bars_availability bars_schema build_coverage canonical_symbol check_data_root coverage_from_lines effective_window
+events_schema fingerprint follow_backfill follow_bars follow_gaps is_session iso_utc_from_ns level2_candidates
+level2_coverage
 load_coverage named_session ns_from_iso_utc ns_from_text parse_bars_coverage parse_bars_manifest_line parse_bars_path
 parse_document parse_gap_line parse_level2_name parse_manifest_line parse_summary parse_window replay replay_batches
 resolve_data_root session_close_et sessions_between snapshot_schema today_et validate_path

@@ -153,7 +153,7 @@ rounds(lambda root: None, repair, heal, make_root=between_file_and_line)
 
 @pytest.mark.parametrize(
     ("script", "fewest_healed"),
-    [(REPAIR, 1), (NEXT_DAY, 1), (REPAIR_KILLED, 5)],
+    [(REPAIR, 1), (NEXT_DAY, 1), pytest.param(REPAIR_KILLED, 5, marks=pytest.mark.slow)],
     ids=["repair", "next day", "repair killed"],
 )
 def test_a_kill_before_any_step_is_repaired(tmp_path, script, fewest_healed):

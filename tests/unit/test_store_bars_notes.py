@@ -18,6 +18,7 @@ from connectors.store.bars import (
     BarsNotes,
     EmptyNote,
     ErrorNote,
+    WholeDays,
     WholeNote,
     claim,
     footer,
@@ -48,7 +49,7 @@ def notes_file(root):
 
 def notes(kinds=(), empty=None, errors=None, whole=None, cut=()):
     """Notes of a group that had them from its first file on."""
-    return BarsNotes(frozenset(kinds), empty or {}, errors or {}, whole or {}, frozenset(cut), ALL_DAYS)
+    return BarsNotes(frozenset(kinds), empty or {}, errors or {}, WholeDays(whole), frozenset(cut), ALL_DAYS)
 
 
 def publish(root, day=BARS_DAY, *, is_sparse=False, rows=390, **metadata):
@@ -136,12 +137,22 @@ def test_what_footers_say_is_noted_for_files_that_came_without_notes(root):
     assert load_notes(root, *NOTED) == BarsNotes(
         frozenset(["BID/regular", "TRADES/regular", "TRADES/extended"]),
         errors={BARS_DAY: FAILED},
-        whole={BARS_DAY: WholeNote("TRADES/extended", 390)},
+        whole=WholeDays({BARS_DAY: WholeNote("TRADES/extended", 390)}),
         seen=(BARS_HALF_DAY, BARS_DAY),
     )
     publish(root, BARS_HALF_DAY, complete=False, rows=9)
     note_files(root, *NOTED, [footer(root, *NOTED, BARS_HALF_DAY)])
     assert load_notes(root, *NOTED).cut == {BARS_HALF_DAY}
+
+
+@given(st.dictionaries(st.dates(), st.builds(WholeNote, st.sampled_from(["a", "b"]), WHEN), max_size=9))
+def test_whole_days_are_read_again_as_they_were(expected):
+    found = WholeDays.of_document(json.loads(json.dumps(WholeDays(expected).to_document())))
+    assert found == expected == dict(found)
+    assert len(found) == len(expected)
+    assert {(day, kind) for kind, (days, _) in found.columns for day in days.tolist()} == {
+        (day, note.kind) for day, note in expected.items()
+    }
 
 
 def test_the_days_that_were_seen_grow_together_where_they_touch(root):
@@ -182,7 +193,11 @@ def test_the_first_notes_of_this_system_are_read_and_their_files_unknown(root):
         '{"kinds":[],"empty":{},"errors":{"2025-11-26":["a"]}}',
         '{"kinds":[1],"empty":{},"errors":{}}',
         '{"kinds":[],"empty":[],"errors":{}}',
-        '{"kinds":[],"empty":{},"errors":{},"whole":{"2025-11-26":["a","b"]}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":{"a":[20251126,"b"]}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":{"a":[20251126]}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":{"a":[20251326,7]}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":{"a":[20251126,7,20251125,7]}}',
+        '{"kinds":[],"empty":{},"errors":{},"whole":[1]}',
         '{"kinds":[],"empty":{},"errors":{},"cut":["2025-11-31"]}',
         '{"kinds":[],"empty":{},"errors":{},"seen":["2025-11-26"]}',
     ],

@@ -370,6 +370,7 @@ def test_options_that_cannot_be_are_refused(options, says):
         IbGateway(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IB_ASYNC.is_dir() or LIBRARY == "ib_async", reason="ib_async is not beside the environment")
 def test_with_ib_async(tmp_path):
     ended = subprocess.run(

@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectors.store._bars.group import Group
+from connectors.store._bars.whole import WholeDays, WholeNote
 from connectors.store.atomic import atomic_path
 from connectors.store.errors import store_errors
 
@@ -54,18 +55,6 @@ class ErrorNote(NamedTuple):
     at_ns: int
 
 
-class WholeNote(NamedTuple):
-    """A file's footer says that the day is complete.
-
-    Attributes:
-        kind: What its bars are, see `kind_text`.
-        rows: How many it has; of a file with another number nothing is known.
-    """
-
-    kind: str
-    rows: int
-
-
 @dataclass(frozen=True)
 class BarsNotes:
     """The notes of one symbol and bar size.
@@ -84,7 +73,7 @@ class BarsNotes:
     kinds: frozenset[str] = frozenset()
     empty: Mapping[date, EmptyNote] = field(default_factory=dict)
     errors: Mapping[date, ErrorNote] = field(default_factory=dict)
-    whole: Mapping[date, WholeNote] = field(default_factory=dict)
+    whole: WholeDays = field(default_factory=WholeDays)
     cut: frozenset[date] = frozenset()
     seen: tuple[date, date] | None = None
     invented: bool = False
@@ -184,7 +173,7 @@ def note_files(
             return replace(
                 old,
                 kinds=old.kinds | kinds,
-                whole={**{day: note for day, note in old.whole.items() if day not in cut}, **whole},
+                whole=WholeDays({**{day: note for day, note in old.whole.items() if day not in cut}, **whole}),
                 cut=(old.cut | cut) - whole.keys(),
                 seen=_joined(old.seen, seen),
             )
@@ -248,7 +237,7 @@ def _to_document(notes: BarsNotes) -> dict[str, Any]:
         "kinds": sorted(notes.kinds),
         "empty": {day.isoformat(): notes.empty[day] for day in sorted(notes.empty)},
         "errors": {day.isoformat(): notes.errors[day] for day in sorted(notes.errors)},
-        "whole": {day.isoformat(): notes.whole[day] for day in sorted(notes.whole)},
+        "whole": notes.whole.to_document(),
         "cut": [day.isoformat() for day in sorted(notes.cut)],
         "seen": None if notes.seen is None else [day.isoformat() for day in notes.seen],
         "invented": notes.invented,
@@ -260,12 +249,12 @@ def _of_document(document: Any) -> BarsNotes:
     empty = {_day(text): EmptyNote(*note) for text, note in document["empty"].items()}
     errors = {_day(text): ErrorNote(*note) for text, note in document["errors"].items()}
     # The first notes of this system had no more.
-    whole = {_day(text): WholeNote(*note) for text, note in document.get("whole", {}).items()}
+    whole = WholeDays.of_document(document.get("whole", {}))
     cut = frozenset(map(_day, document.get("cut", ())))
     seen = document.get("seen")
     if not all(isinstance(kind, str) for kind in kinds):
         raise TypeError("a kind is not a text")
-    for note in (*empty.values(), *errors.values(), *whole.values()):
+    for note in (*empty.values(), *errors.values()):
         if not isinstance(note[0], str) or type(note[1]) is not int:
             raise TypeError(f"{note!r} is not a text and a number")
     if seen is not None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from connectors.store._bars.group import INTENT_SUFFIX, Group, working_folder
 from connectors.store._bars.intents import Intent, complete_intent, drop_intent, ledger_end
-from connectors.store._bars.notes import WholeNote, change_notes
+from connectors.store._bars.notes import change_notes
 from connectors.store._bars.rows import check_rows, encode, kind_text
+from connectors.store._bars.whole import WholeDays, WholeNote
 from connectors.store.atomic import append_line, atomic_path, fsync_folder, make_folder
 from connectors.store.errors import StoreBusy, StoreError, store_errors
 from connectors.store.temps import new_temp_path, sweep_stale_temps
@@ -167,7 +168,7 @@ def _about_to_publish(notes: BarsNotes, metadata: BarsMetadata) -> BarsNotes:
     return replace(
         notes,
         kinds=notes.kinds | {kind_text(metadata.what_to_show, metadata.use_rth)},
-        whole=_without(notes.whole, day),
+        whole=WholeDays(_without(notes.whole, day)) if day in notes.whole else notes.whole,
         invented=notes.invented or metadata.producer.endswith(SANDBOX_SUFFIX),
         # A file that is cut short stays so until the complete one is in its place.
         cut=notes.cut if metadata.complete else notes.cut | {day},
@@ -176,14 +177,15 @@ def _about_to_publish(notes: BarsNotes, metadata: BarsMetadata) -> BarsNotes:
 
 def _as_published(notes: BarsNotes, metadata: BarsMetadata, sparse_rows: int | None) -> BarsNotes:
     day = metadata.session_date
-    whole = {}
+    whole = notes.whole
     if metadata.complete and sparse_rows is not None:
-        whole[day] = WholeNote(kind_text(metadata.what_to_show, metadata.use_rth), sparse_rows)
+        kind = kind_text(metadata.what_to_show, metadata.use_rth)
+        whole = WholeDays({**whole, day: WholeNote(kind, sparse_rows)})
     return replace(
         notes,
         empty=_without(notes.empty, day),
         errors=_without(notes.errors, day),
-        whole={**notes.whole, **whole},
+        whole=whole,
         cut=notes.cut - {day} if metadata.complete else notes.cut,
     )
 
