@@ -160,7 +160,7 @@ class Settings(BaseSettings):
         None, description="The gateway's client; unset: the one that is installed, ib_insync before ib_async."
     )
     bar_lookback_days_sec_1: int = Field(
-        5, ge=0, le=183, description="Bars without dates: calendar days back from today for `1 sec`."
+        5, ge=0, le=180, description="Bars without dates: calendar days back from today for `1 sec`."
     )
     bar_lookback_days_min_1: int = Field(5, ge=0, le=3_660, description="Likewise for `1 min`.")
     bar_lookback_days_hour_1: int = Field(30, ge=0, le=3_660, description="Likewise for `1 hour`.")

@@ -143,6 +143,8 @@ def build(folder, recipe):
                     number
                     for day, what in sorted(noted.items())
                     if what["whole"] is not None and what["footer"] is not None and what["footer"][1]
+                    # A damage that came after the note is seen after the claim only.
+                    if what["where"] != "garbage"
                     if kind_of(*what["footer"][0]) == kind
                     for number in (int(f"{day:%Y%m%d}"), what["whole"])
                 ]
