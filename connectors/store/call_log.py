@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -272,6 +273,8 @@ class CallLog:
     def _memory_base(self) -> sqlite3.Connection:
         if self._memory is None:
             self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            # Python 3.13 warns of a connection that is left to the garbage collector.
+            weakref.finalize(self, self._memory.close)
             self._prepare(self._memory)
             if self._was_used:
                 self._count_as_full(self._memory)
