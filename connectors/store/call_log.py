@@ -295,7 +295,11 @@ class CallLog:
 
 def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     base = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
-    # A kill -9 is survived by the journal; a power cut may cost the file, whose calls are old by then.
-    base.execute("PRAGMA synchronous = OFF")
-    base.execute("PRAGMA journal_mode = TRUNCATE")
+    try:
+        # A kill -9 is survived by the journal; a power cut may cost the file, whose calls are old by then.
+        base.execute("PRAGMA synchronous = OFF")
+        base.execute("PRAGMA journal_mode = TRUNCATE")
+    except BaseException:
+        base.close()
+        raise
     return base

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import re
-import time
 from bisect import bisect_right
 from zoneinfo import ZoneInfo
 
@@ -257,16 +256,3 @@ def test_a_request_made_by_hand_is_checked_too():
     for change in ({"windows": ()}, {"end_ns": window.end_ns - S}, {"windows": (window, window)}):
         with pytest.raises(InvalidRequest):
             BarsRequest(**{**good, **change})
-
-
-def test_counting_a_third_of_a_million_pieces_takes_no_time():
-    days = sessions_between(dt.date(2020, 1, 2), dt.date(2024, 12, 31))
-    windows = [day_window(day, use_rth=True) for day in days]
-    array = np.array(days, "datetime64[D]")
-    bounds = [np.array([getattr(window, name) for window in windows]) for name in ("start_ns", "end_ns")]
-    began = time.perf_counter()
-    for _ in range(300_000 // (3 * len(days))):
-        for size in SIZES:
-            count_requests_of_days(size, array, *bounds)
-    assert time.perf_counter() - began < 1.0
-    assert count_requests("1 sec", windows) == sum(13 if w.end_ns - w.start_ns == 23_400 * S else 7 for w in windows)
