@@ -3,7 +3,7 @@
 `LIMITS` is the one table. Request rates are exact sliding windows over a log of calls in a small SQLite file in the
 cache folder (`RequestWindows`); things held for long, such as streams, are numbered lock files (`Slots`); the pacing
 rules for IBKR's historical requests are kept by a `Pacer`, which `bars_pacer` makes. All survive a kill -9. The cache
-folder must be on a local disk.
+folder must be on a local disk. What several machines share is besides counted by Prefect (`flows.held`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from connectors.ibkr.pacing import Pacer, PacingClock, PacingRules
-from connectors.store.call_log import CallLog, Clock, SystemClock
+from connectors.store.call_log import CallLog, Clock, Counted, SystemClock
 from connectors.store.slots import LimitTimeout, Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from flows.settings import Settings
 
 __all__ = [
     "LIMITS",
@@ -33,6 +35,8 @@ __all__ = [
     "SystemClock",
     "bars_pacer",
     "limit_named",
+    "shared_limits",
+    "window_of",
 ]
 
 _NS: Final = 10**9
@@ -49,7 +53,8 @@ class Limit:
         window_s: Length of the window in seconds, or None for things held.
         vendor_limit: What the vendor says. Ours is lower, or its window longer: calls may bunch up on their way.
         source: Where the vendor says so.
-        kept_by: What keeps it.
+        kept_by: What keeps it; `Prefect` is a global concurrency limit of this name, over all machines, which a run
+            takes once for its whole life.
         vendor_window_s: The vendor's window where ours is longer.
     """
 
@@ -62,21 +67,32 @@ class Limit:
     kept_by: str
     vendor_window_s: float | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether Prefect counts it, too, over all machines."""
+        return "Prefect" in self.kept_by
+
 
 _DATABENTO_SOURCE: Final = "Databento API reference, Historical, Rate limits"
 _IBKR_SOURCE: Final = "IBKR Campus, TWS API, Historical Data Limitations"
+_DEPTH_SOURCE: Final = "IBKR Campus, TWS API, Market Depth: 3 unless the account has more, at most 60; then error 309"
+_SESSIONS_SOURCE: Final = "IBKR Campus, TWS API, Connection: 32 client applications at a gateway"
+_BOTH: Final = "Slots, Prefect"
+_DEPTH_LINES: Final = "ibkr.depth-lines"
 _IBKR: Final = PacingRules()
 
 LIMITS: Final[tuple[Limit, ...]] = (
     Limit("databento.timeseries", "databento", 80, 1.0, 100, _DATABENTO_SOURCE, "RequestWindows"),
     Limit("databento.symbology", "databento", 80, 1.0, 100, _DATABENTO_SOURCE, "RequestWindows"),
     Limit("databento.metadata", "databento", 12, 1.0, 20, _DATABENTO_SOURCE, "RequestWindows"),
-    Limit("databento.streams", "databento", 10, None, 100, f"{_DATABENTO_SOURCE}: concurrent connections", "Slots"),
+    Limit("databento.streams", "databento", 10, None, 100, f"{_DATABENTO_SOURCE}: concurrent connections", _BOTH),
     Limit("ibkr.bars", "ibkr", _IBKR.budget, _IBKR.budget_window_s, 60, _IBKR_SOURCE, "Pacer", 600.0),
     Limit("ibkr.identical", "ibkr", 1, _IBKR.identical_window_s, 1, _IBKR_SOURCE, "Pacer", 15.0),
     Limit("ibkr.burst", "ibkr", _IBKR.burst, _IBKR.burst_window_s, 5, _IBKR_SOURCE, "Pacer", 2.0),
     Limit("ibkr.messages", "ibkr", _IBKR.messages, _IBKR.messages_window_s, 50, _IBKR_SOURCE, "Pacer", 1.0),
     Limit("ibkr.open", "ibkr", _IBKR.open_requests, None, 50, _IBKR_SOURCE, "Slots"),
+    Limit(_DEPTH_LINES, "ibkr", 3, None, 60, _DEPTH_SOURCE, "Prefect"),
+    Limit("ibkr.sessions", "ibkr", 8, None, 32, _SESSIONS_SOURCE, "Prefect"),
 )
 """Every limit this project keeps."""
 
@@ -93,6 +109,12 @@ def limit_named(name: str) -> Limit:
     raise KeyError(f"no limit is called {name!r}; there are {', '.join(row.name for row in LIMITS)}")
 
 
+def shared_limits(settings: Settings) -> dict[str, int]:
+    """Return what Prefect counts over all machines: how much of each may be held at once, by name."""
+    own = {_DEPTH_LINES: settings.ib_max_depth_lines}
+    return {row.name: own.get(row.name, row.limit) for row in LIMITS if row.is_shared}
+
+
 @dataclass(frozen=True)
 class _Window:
     """A row of the table as the log counts it."""
@@ -104,6 +126,17 @@ class _Window:
     cost: int = 1
     only_while: str | None = None
     stopped_by: str | None = None
+
+
+def window_of(row: Limit) -> Counted:
+    """Return a request rate as a `CallLog` counts it.
+
+    Raises:
+        ValueError: The row has no window.
+    """
+    if row.window_s is None:
+        raise ValueError(f"{row.name} is held, and has no window")
+    return _Window(row.name, row.limit, round(row.window_s * _NS))
 
 
 class RequestWindows:
@@ -131,9 +164,7 @@ class RequestWindows:
         self._clock = clock or SystemClock()
         self._log = CallLog(path, clock=self._clock, patience_s=patience_s)
         self._windows = {
-            row.name: _Window(row.name, row.limit, round(row.window_s * _NS))
-            for row in rules
-            if row.window_s is not None and row.kept_by != "Pacer"
+            row.name: window_of(row) for row in rules if row.window_s is not None and row.kept_by != "Pacer"
         }
 
     @classmethod

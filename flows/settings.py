@@ -57,6 +57,13 @@ def _exchange(value: str) -> str:
     return code
 
 
+def _block(value: str) -> str:
+    text = value.strip()
+    if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]+", text):
+        raise ValueError("use TYPE/NAME of a Prefect block, such as slack-webhook/desk")
+    return text
+
+
 Switch = Annotated[bool, BeforeValidator(_switch)]
 ExpandedPath = Annotated[Path, AfterValidator(_expand)]
 
@@ -184,6 +191,17 @@ class Settings(BaseSettings):
         4, ge=1, le=32, description="Requests for bars that may be open at once: for seconds, and for the others, each."
     )
     retry_attempts: int = Field(3, ge=0, le=20, description="Attempts after the first for retryable vendor errors.")
+    task_runner: Literal["threads", "dask"] = Field(
+        "threads", description="Where the tasks of a backfill run as a Prefect flow: threads of its process, or Dask."
+    )
+    dask_address: str = Field(
+        "", description="With TASK_RUNNER=dask: a scheduler such as tcp://host:8786; empty: a cluster of its own."
+    )
+    alerts_block: Annotated[str, AfterValidator(_block)] | None = Field(
+        None,
+        description="Prefect notification block, such as `slack-webhook/desk`, that `trading-data deploy` lets "
+        "automations write to; unset: they are seen in Prefect's event feed only.",
+    )
     log_level: Annotated[str, AfterValidator(_level)] = Field("INFO", description="Threshold of the log on stderr.")
 
     @property

@@ -76,6 +76,9 @@ KEYS: dict[str, tuple[str, object, str | None]] = {
     "FORCE_FAKE_IB": ("1", True, "sandbox"),
     "MAX_WORKERS": ("2", 2, "0"),
     "RETRY_ATTEMPTS": ("0", 0, "-1"),
+    "TASK_RUNNER": ("dask", "dask", "ray"),
+    "DASK_ADDRESS": ("tcp://scheduler:8786", "tcp://scheduler:8786", None),
+    "ALERTS_BLOCK": ("slack-webhook/desk", "slack-webhook/desk", "desk"),
     "LOG_LEVEL": ("debug", "DEBUG", "CHATTY"),
 }
 

@@ -1,0 +1,1 @@
+"""What several rooms of tests share; found by the name `support` (pytest's pythonpath)."""
