@@ -6,42 +6,38 @@ download has a thread of its own, so that Prefect's signals reach this one, whic
 
 # No `from __future__ import annotations`: `serve()` loads this file under a name at which pydantic cannot find the
 # types of the parameters again.
-import contextvars
-import datetime as dt
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
-from uuid import UUID  # noqa: TC003 - like the flow's own types
 
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from connectors.ibkr.tasks import download_historical_bars
+from flows import events
+from flows.attended import attended
 from flows.bars_job import BarsJob, assemble
-from flows.bars_progress import Watcher, on_stderr
-from flows.bars_result import BarsResult, PieceOutcome
+from flows.bars_progress import Watcher, on_stderr, span_text
+from flows.bars_result import STATUSES, BarsResult, PieceOutcome
 from flows.bars_run import download, preview_job
+from flows.coverage_rows import coverage_rows
 from flows.errors import BarsFailed, ConfigurationError
+from flows.held import held
+from flows.pages import Page, plain
+from flows.parameters import BarSizes, Day, Symbols, WhatToShow
+from flows.prefect_api import is_supervised, wait_for_api
 from flows.run_log import show_own_lines
 from flows.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
-ARTIFACT_EVERY_S: Final = 10.0
-_API_TIMEOUT_S: Final = 5.0
-_LAST_ARTIFACT_S: Final = 5.0
-_ARTIFACT_KEY: Final = "download-bars-progress"
 _STOPPED: Final = "Stopped"
+_MOST_ROWS: Final = 500
+_MOST_NAMED: Final = 20
 
 
 def _run_name() -> str:
@@ -54,14 +50,14 @@ def _run_name() -> str:
 
 @flow(name="download-bars", flow_run_name=_run_name, validate_parameters=True, log_prints=False)
 def download_bars(
-    symbols: list[str] | None = None,
-    bar_sizes: list[str] | None = None,
-    start: dt.date | None = None,
-    end: dt.date | None = None,
+    symbols: Symbols | None = None,
+    bar_sizes: BarSizes | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
     force: bool = False,
     dry_run: bool = False,
     strict: bool = False,
-    what_to_show: str | None = None,
+    what_to_show: WhatToShow | None = None,
     extended_hours: bool | None = None,
     oldest_first: bool | None = None,
 ) -> dict[str, Any] | State[Any]:
@@ -102,7 +98,11 @@ def download_bars(
     show_own_lines(job.settings.log_level)
     if job.dry_run:
         return preview_job(job, now_ns=time.time_ns)
-    result = bring_bars(job)
+    try:
+        result = bring_bars(job)
+    except TerminationSignal:
+        # Whoever runs it asked. Raised, the signal would make the run Crashed first, and alert somebody.
+        return Cancelled(message="ended by sigterm; what is complete is published")
     if result.problem is not None:
         # A state, not an exception, whose trace nobody would need on the page of the run.
         failure = BarsFailed(result.problem, summary=result.to_document())
@@ -115,20 +115,23 @@ def download_bars(
 
 
 def bring_bars(job: BarsJob) -> BarsResult:
-    """Download as a task of the flow run that is going on, with a progress bar on its page.
+    """Download as a task of the flow run that is going on; its page and its events say how it went.
 
     Raises:
         ConfigurationError: nothing was downloaded.
         TerminationSignal: a runner ended the run; what is complete is published.
     """
-    page = _Page()
-    state: State[Any] = download_historical_bars(partial(_session, job, page), label=job.label, return_state=True)
+    page = _BarsPage(job)
+    # A sandbox gateway of its own has connections of its own.
+    with held({} if job.sandbox else {"ibkr.sessions": 1}, what=f"bars of {job.label}", settings=job.settings):
+        state: State[Any] = download_historical_bars(partial(_session, job, page), label=job.label, return_state=True)
     ended = state.result(raise_on_failure=False)
-    page.finish()
     if not isinstance(ended, _Ended):
+        page.finish(None)
         raise ended
     result, signalled = ended.result, ended.signalled
-    if isinstance(signalled, TerminationSignal) and _is_supervised():
+    page.finish(result)
+    if isinstance(signalled, TerminationSignal) and is_supervised():
         # A runner asked, for a cancellation or its own end: it knows which state that makes.
         raise signalled
     return result
@@ -143,133 +146,96 @@ class _Ended(Exception):  # noqa: N818 - says what happened
         self.signalled = signalled
 
 
-def _session(job: BarsJob, page: "_Page") -> State[Any]:
+def _session(job: BarsJob, page: "_BarsPage") -> State[Any]:
     """The task of a run: its state says how the download went."""
-    ended = _Ended(*_download(job, page))
+    result, signalled = _download(job, page)
+    if signalled is None:
+        # What a run reports while the API is away is lost.
+        wait_for_api()
+    ended = _Ended(result, signalled)
     text = str(ended)
-    return Failed(message=text, data=ended) if ended.result.problem else Completed(message=text, data=ended)
+    return Failed(message=text, data=ended) if result.problem else Completed(message=text, data=ended)
 
 
 def _counts(result: BarsResult) -> str:
     return ", ".join(f"{status} {count}" for status, count in result.counts.items())
 
 
-def _download(job: BarsJob, page: "_Page") -> tuple[BarsResult, BaseException | None]:
-    """Download in a thread, and wait for it whatever happens here meanwhile.
-
-    Returns:
-        What became of it, and the signal that ended it, if one did.
+def _download(job: BarsJob, page: "_BarsPage") -> tuple[BarsResult, BaseException | None]:
+    """Download in a thread; the result, and the signal that ended it, if one did.
 
     Raises:
         ConfigurationError: it could not begin.
     """
     stop = Stop()
-    done = threading.Event()
-    outcome: list[BarsResult | BaseException] = []
 
-    def work() -> None:
-        try:
-            with on_stderr() as shown, page.watching(shown) as watcher:
-                outcome.append(download(job, stop=stop, progress=watcher, now_ns=time.time_ns))
-        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
-            outcome.append(error)
-        finally:
-            done.set()
+    def work() -> BarsResult:
+        with on_stderr() as shown:
+            return download(job, stop=stop, progress=_Both(page, shown), now_ns=time.time_ns)
 
-    # With the context of the run, so that its log lines find its page.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="download-bars")
-    thread.start()
-    signalled: BaseException | None = None
-    while not done.is_set():
-        try:
-            done.wait()
-        except (KeyboardInterrupt, TerminationSignal) as signal_error:
-            signalled = signalled or signal_error
-            logger.warning("ending the download; what is complete is published")
-            stop.ask("sigint" if isinstance(signal_error, KeyboardInterrupt) else "sigterm")
-    thread.join()
-    (found,) = outcome
-    if isinstance(found, BaseException):
-        raise found
-    return found, signalled
+    return attended(work, stop, name="download-bars", saying="ending the download; what is complete is published")
 
 
-def _is_supervised() -> bool:
-    """Whether a runner or a worker started this process for the run."""
-    context = FlowRunContext.get()
-    return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
+class _BarsPage:
+    """A progress bar while a download goes on, then what became of it and the coverage; a `Watcher`."""
 
-
-class _Page:
-    """A progress bar on the page of the run, brought up to date by a thread.
-
-    The API may be slow, gone or back: the thread waits for it, nobody waits for the thread.
-    """
-
-    def __init__(self) -> None:
-        self._flow_run_id: str | None = flow_run.id
-        self._id: UUID | None = None
-        self._finished = 0
-        self._total = 0
-        self._using_api = threading.Lock()
-        self._said = False
+    def __init__(self, job: BarsJob) -> None:
+        self._job = job
+        self._page = Page("download-bars", job.label)
 
     def begin(self, pieces: int, requests: int, pacing_s: float) -> None:
         """See `Watcher`."""
-        del requests, pacing_s
-        self._total = pieces
+        text = f"{pieces} days to bring by {requests} requests, for which the pacing rules need {span_text(pacing_s)}"
+        self._page.progress(0, text)
 
     def done(self, outcome: PieceOutcome | None, finished: int, total: int) -> None:
-        """See `Watcher`."""
-        del outcome
-        self._finished, self._total = finished, total
+        """See `Watcher`; the ledger line of the day is on disk."""
+        if outcome is not None:
+            events.bars_day(outcome, root=self._job.root)
+        self._page.progress(100 * finished / total if total else 100, f"{finished} of {total} days")
 
-    @contextmanager
-    def watching(self, other: Watcher) -> Iterator[Watcher]:
-        """Watch a download together with somebody else."""
-        done = threading.Event()
+    def finish(self, result: BarsResult | None) -> None:
+        """Show how it ended, and see that page and events leave; a second at most when the API is gone."""
+        if result is not None:
+            self._page.markdown("summary", _summary(self._job, result), "What became of the download")
+            if result.coverage is not None:
+                events.coverage_refreshed(result.coverage, root=self._job.root)
+                rows, count = coverage_rows(
+                    self._job.settings,
+                    now_ns=time.time_ns(),
+                    symbols=frozenset(self._job.scope.symbols),
+                    most=_MOST_ROWS,
+                )
+                if rows:
+                    text = f"Coverage of {count} series of this run's symbols, until the last day with bars"
+                    self._page.table("coverage", rows, text if count <= len(rows) else f"{text}; {len(rows)} shown")
+        self._page.finish()
+        events.drain()
 
-        def repeat() -> None:
-            while not done.wait(ARTIFACT_EVERY_S):
-                self._publish()
 
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(repeat,), name="download-bars-page", daemon=True).start()
-        try:
-            yield _Both(self, other)
-        finally:
-            done.set()
-
-    def finish(self) -> None:
-        """Show how it ended."""
-        if self._total and self._using_api.acquire(timeout=_LAST_ARTIFACT_S):
-            self._using_api.release()
-            self._publish()
-
-    def _publish(self) -> None:
-        if not self._total:
-            return
-        share, text = round(100 * self._finished / self._total, 1), f"{self._finished} of {self._total} days"
-        with self._using_api:
-            try:
-                with get_client(sync_client=True, httpx_settings={"timeout": _API_TIMEOUT_S}) as client:
-                    if self._id is not None:
-                        client.update_artifact(self._id, ArtifactUpdate(data=share, description=text))
-                        return
-                    created = client.create_artifact(
-                        ArtifactCreate(
-                            key=_ARTIFACT_KEY,
-                            type="progress",
-                            data=share,
-                            description=text,
-                            flow_run_id=self._flow_run_id,
-                        )
-                    )
-                    self._id = created.id
-            except Exception as error:  # noqa: BLE001 - whatever a client, a server or a network can come up with
-                if not self._said:
-                    logger.warning("the run's page is not up to date, the download goes on: %s", error)
-                self._said = True
+def _summary(job: BarsJob, result: BarsResult) -> str:
+    facts: dict[str, str] = {status: str(result.counts[status]) for status in STATUSES}
+    facts |= {
+        "bars written": str(result.rows),
+        "requests": str(result.requests),
+        "answers kept from an earlier run": str(result.answers_kept),
+        "waited for pacing": span_text(result.pacing_wait_s),
+        "duration": span_text(result.duration_sec),
+        "days out of the broker's reach": str(result.out_of_reach),
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {plain(fact)} |" for name, fact in facts.items())]
+    for title, texts in (("Failed", result.failures), ("Errors", result.errors)):
+        if texts:
+            lines += ["", f"**{title}**", "", *(f"- {plain(text)}" for text in texts[:_MOST_NAMED])]
+            lines += [f"- and {len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
+    if result.stopped:
+        lines += ["", f"**Stopped early**: {plain(result.stopped)}; {result.remaining} days remain", ""]
+        lines += [
+            plain(f"- {group['symbol']} {group['bar_size']}: {group['days']} days, {group['first']} to {group['last']}")
+            for group in result.remaining_groups[:_MOST_NAMED]
+        ]
+    lines += ["", f"Ledger: [{plain(job.root.bars_manifest.name)}](<{job.root.bars_manifest.absolute().as_uri()}>)"]
+    return "\n".join(lines)
 
 
 class _Both:

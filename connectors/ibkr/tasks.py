@@ -1,7 +1,7 @@
 """The gateway's steps as Prefect tasks, so that a run page shows the session and how it ended.
 
 A session is never tried again as a whole: the client reconnects by itself, and what was captured or downloaded is on
-disk.
+disk. The tasks have no tags: for each tag Prefect asks its API before the task may begin, and the API may be away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ T = TypeVar("T")
     description="Hold a session with the gateway and journal the depth messages of its symbols until it ends.",
     cache_policy=NO_CACHE,
     persist_result=False,
-    tags=["ibkr"],
 )
 def capture_level2(session: Callable[[], T], *, label: str) -> T:
     """Hold a capture session.
@@ -42,7 +41,6 @@ def capture_level2(session: Callable[[], T], *, label: str) -> T:
     description="Hold a session with the gateway and bring the missing bars until all is there.",
     cache_policy=NO_CACHE,
     persist_result=False,
-    tags=["ibkr"],
 )
 def download_historical_bars(session: Callable[[], T], *, label: str) -> T:
     """Hold a session that downloads bars.

@@ -82,12 +82,12 @@ class Place:
             [COMMAND, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
         )
 
-    def start_command(self, *arguments: object) -> subprocess.Popen[str]:
+    def start_command(self, *arguments: object, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [COMMAND, *map(str, arguments)],
             cwd=self.folder,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )

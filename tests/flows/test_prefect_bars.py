@@ -1,9 +1,10 @@
-"""The flows `download-bars` and `refresh-coverage` as Prefect runs them: a temporary API, the sandbox gateway."""
+"""The flows `download-bars` and `refresh-coverage` as Prefect runs them: a real API, the sandbox gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.testing.utilities import prefect_test_harness
+from support.prefect_server import PrefectServer, until
 
 from connectors.sandbox.ib_gateway import IbGateway
 from contracts.layout import DataRoot
@@ -28,7 +29,7 @@ from flows.limits import SystemClock
 from flows.refresh_coverage import refresh_coverage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Prefect's own client and server code raises these inside its threads.
@@ -53,16 +54,6 @@ class FastClock(SystemClock):
 
 
 @pytest.fixture(scope="module")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
-
-
-@pytest.fixture(scope="module")
 def gateway() -> Iterator[IbGateway]:
     with IbGateway(pacing=False) as running:
         yield running
@@ -70,7 +61,7 @@ def gateway() -> Iterator[IbGateway]:
 
 @pytest.fixture
 def root(
-    prefect_api: None,
+    prefect_api: PrefectServer,
     clean_environment: None,
     gateway: IbGateway,
     tmp_path: Path,
@@ -88,13 +79,6 @@ def root(
     monkeypatch.setattr("flows.limits.SystemClock", FastClock)
     yield tmp_path / "data"
     gateway.clear_faults()
-
-
-def until(condition: Callable[[], object], within_s: float = 90.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 def test_a_run_downloads_names_its_parts_and_says_how_it_went_and_the_next_has_nothing_to_do(root, gateway):
@@ -115,8 +99,15 @@ def test_a_run_downloads_names_its_parts_and_says_how_it_went_and_the_next_has_n
         (task_run,) = client.read_task_runs(flow_run_filter=run_filter)
         assert task_run.name == f"download {name}"
         artifacts = {each.key: each for each in client.read_artifacts(flow_run_filter=run_filter)}
-    assert artifacts["download-bars-progress"].data == 100
-    assert artifacts["download-bars-progress"].description == "4 of 4 days"
+    label = f"aapl-brk-b-1-hour-1-min-{DAY}"
+    progress = artifacts[f"download-bars-progress-{label}"]
+    assert (progress.data, progress.description) == (100, "4 of 4 days")
+    assert "| WRITE | 4 |" in artifacts[f"download-bars-summary-{label}"].data
+    coverage = json.loads(artifacts[f"download-bars-coverage-{label}"].data)
+    assert [(row["symbol"], row["bar size"], row["first"], row["last"], row["days"]) for row in coverage] == [
+        (symbol, size, str(DAY), str(DAY), 1) for symbol in ("AAPL", "BRK-B") for size in ("1 hour", "1 min")
+    ]
+    assert {(row["missing"], row["partial"]) for row in coverage} == {(0, 0)}
     asked = len(gateway.bars_requests)
     state = download_bars(**ONE, return_state=True)
     assert state.message == "WRITE 0, SKIP 1, EMPTY 0, ERROR 0"
@@ -174,7 +165,6 @@ def test_ctrl_c_in_a_command_that_runs_as_a_flow_keeps_what_is_complete(root, ga
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PREFECT_API_URL": _api_url()},
         start_new_session=True,
     )
     until(lambda: (root / "bars_download_manifest.jsonl").exists() and gateway.bars_open == 1)
@@ -207,7 +197,10 @@ def test_a_refresh_derives_the_coverage_mirrors_it_and_reads_only_what_is_new(ro
     assert (tmp_path / "backup" / data.bars_coverage.name).read_bytes() == data.bars_coverage.read_bytes()
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(state.state_details.flow_run_id)
-    assert (run.name, run.state.message) == ("refresh-coverage", "3 entries, 6 days of 7 lines; 7 lines were new")
+    assert (run.name, run.state.message) == (
+        f"bars coverage {today_et()}",
+        "3 entries, 6 days of 7 lines; 7 lines were new",
+    )
 
     with data.bars_manifest.open("a") as file:
         file.write("}{\n")
@@ -225,8 +218,3 @@ def test_a_refresh_without_a_ledger_fails_and_creates_nothing(root):
     assert isinstance(error, ConfigurationError)
     assert str(DataRoot(root).bars_manifest) in str(error)
     assert not root.exists()
-
-
-def _api_url() -> str:
-    with get_client(sync_client=True) as client:
-        return str(client.api_url)

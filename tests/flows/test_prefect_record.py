@@ -5,12 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +16,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.deployments import run_deployment
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
+from support.prefect_server import PrefectServer as Server
+from support.prefect_server import until
 
 from connectors.sandbox.ib_gateway import IbGateway
 from contracts.sessions import ET
@@ -30,7 +30,7 @@ from flows.errors import CaptureFailed, ConfigurationError
 from flows.record_depth import record_depth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 BIN = Path(sys.executable).parent
 
@@ -42,65 +42,15 @@ pytestmark = [
 ]
 
 
-def until(condition: Callable[[], object], within_s: float = 90.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-
-
-class Server:
-    """A Prefect server on loopback that can be killed and started again with the same database."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}/api"
-        self.env = {
-            "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": self.url,
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-            "PREFECT_CLI_PROMPT": "false",
-        }
-        self._log = home / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)],
-                env={**os.environ, **self.env},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        until(self.answers, 120)
-
-    def answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:  # noqa: S310 - our own server
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # What this process tells Prefect goes to the server that it was first told to; this one is another.
+    EventsWorker.drain_all(timeout=5)
     running = Server(tmp_path_factory.mktemp("prefect"))
     running.start()
     yield running
     running.kill()
+    EventsWorker.drain_all(timeout=5)
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +115,19 @@ def test_a_run_captures_names_its_parts_and_shows_how_it_went(root, server):
         (task_run,) = client.read_task_runs(flow_run_filter=run_filter)
         assert task_run.name == f"capture AAPL BRK-B {day}"
         artifacts = {each.key: each.data for each in client.read_artifacts(flow_run_filter=run_filter)}
-    assert artifacts["record-depth-progress"] == 100
-    table = json.loads(artifacts["record-depth-table"])
-    assert [(row["symbol"], row["messages"]) for row in table] == [
-        (row["symbol"], str(row["messages"])) for row in document["symbols"]
-    ]
+    label = f"aapl-brk-b-{day}"
+    assert artifacts[f"record-depth-progress-{label}"] == 100
+    counted = [(row["symbol"], row["messages"]) for row in document["symbols"]]
+    books = json.loads(artifacts[f"record-depth-books-{label}"])
+    assert [(row["symbol"], int(row["messages"])) for row in books] == counted
+    left = json.loads(artifacts[f"record-depth-result-{label}"])
+    assert [(row["symbol"], row["messages"]) for row in left] == counted
+    snapshots, gaps = (sum(row[name] for row in left) for name in ("snapshots", "gaps"))
+    aapl, brk_b = (count for _, count in counted)
+    assert (state.name, state.message) == (
+        "Completed",
+        f"{aapl + brk_b} messages, {snapshots} snapshots, {gaps} gaps: AAPL {aapl}, BRK-B {brk_b}",
+    )
 
 
 def test_a_refused_symbol_fails_the_run_after_the_others_are_on_the_disk(root):
