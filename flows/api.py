@@ -14,10 +14,11 @@ from connectors.store.errors import StorageGuardHit, StoreError
 from connectors.store.manifests import append_backfill_line
 from contracts.errors import ContractError
 from contracts.symbols import canonical_symbol
+from flows.backfill_attempts import manifest_line
 from flows.backfill_context import BackfillContext, DayOptions
 from flows.backfill_day import DayOutcome, run_day
 from flows.backfill_request import DayTask, find_list_tasks, unique
-from flows.backfill_run import RunOptions, manifest_line, run_backfill
+from flows.backfill_run import RunOptions, run_backfill
 from flows.errors import BackfillFailed, ConfigurationError
 from flows.settings import load_settings
 

@@ -1,8 +1,8 @@
 """A whole backfill, without Prefect: tasks in, manifest lines in input order, one summary out.
 
 The run holds the data root's lock from its first write to its summary. Workers only make outcomes; one recorder
-appends manifest lines, each as soon as all tasks before it are done, so a run that dies keeps the lines of what it
-finished.
+appends manifest lines, each as soon as all tasks before it are done. A run that dies keeps the lines of what it
+finished, and what it could not record yet is recorded by the next run (`connectors.store.checkpoints`).
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connectors.databento.client import Stopped
+from connectors.store.checkpoints import Checkpoints, record_unfinished
 from connectors.store.errors import StorageGuardHit, StoreError
 from connectors.store.manifests import append_backfill_line, run_lock, write_backfill_summary
 from connectors.store.mirror import mirror
 from connectors.store.temps import sweep_stale_temps
-from contracts.v1.backfill import BackfillCounts, BackfillManifestLine, BackfillSummary
-from flows.backfill_context import SOURCE, BackfillContext
-from flows.backfill_day import DayOutcome, fetch, run_day, without_vendor
+from contracts.v1.backfill import BackfillCounts, BackfillSummary
+from flows.backfill_attempts import Attempts, manifest_line, outcome_of
+from flows.backfill_day import without_vendor
 from flows.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-    from connectors.databento.fetch import RawDay
+    from flows.backfill_context import BackfillContext
+    from flows.backfill_day import DayOutcome
     from flows.backfill_request import DayTask
+
+    Outcomes = Generator[tuple[int, DayOutcome], None, None]
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +52,8 @@ class Progress(Protocol):
 class Executor(Protocol):
     """Runs tasks, some at a time, and yields each outcome with the task's position as soon as it is there."""
 
-    def __call__(
-        self, context: BackfillContext, tasks: Sequence[DayTask], workers: int
-    ) -> Iterator[tuple[int, DayOutcome]]:
-        """Leaves tasks alone once the context's circuit is stopping or its `pause` is set."""
+    def __call__(self, attempts: Attempts, tasks: Sequence[DayTask], workers: int) -> Outcomes:
+        """Makes one attempt at each task; those that were left alone have no outcome."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,14 @@ class RunResult:
         summary: the summary document as written.
         outcomes: outcomes of the processed tasks, in input order.
         stopped: why the run ended early, None when it did not.
+        recovered: what earlier runs on this root had finished when they died, recorded by this one: run id and
+            outcome.
     """
 
     summary: dict[str, Any]
     outcomes: tuple[DayOutcome, ...]
     stopped: str | None
+    recovered: tuple[tuple[str, DayOutcome], ...] = ()
 
     @property
     def summary_line(self) -> str:
@@ -100,12 +105,20 @@ class Recorder:
         context: the run's context.
         tasks: all tasks, in input order.
         run_id: the run's id.
+        recorded: told of every outcome whose line is on disk.
     """
 
-    def __init__(self, context: BackfillContext, tasks: Sequence[DayTask], run_id: str) -> None:
+    def __init__(
+        self,
+        context: BackfillContext,
+        tasks: Sequence[DayTask],
+        run_id: str,
+        recorded: Callable[[DayOutcome], None] | None = None,
+    ) -> None:
         self._context = context
         self._tasks = tasks
         self._run_id = run_id
+        self._tell = recorded
         self._outcomes: dict[int, DayOutcome] = {}
         self._recorded = 0
 
@@ -113,6 +126,15 @@ class Recorder:
     def outcomes(self) -> tuple[DayOutcome, ...]:
         """Outcomes so far, in input order."""
         return tuple(self._outcomes[index] for index in sorted(self._outcomes))
+
+    @property
+    def count(self) -> int:
+        """How many outcomes there are."""
+        return len(self._outcomes)
+
+    def has(self, index: int) -> bool:
+        """Whether the task at a position has an outcome."""
+        return index in self._outcomes
 
     def add(self, index: int, outcome: DayOutcome) -> None:
         """Keep an outcome; append the lines of the finished prefix."""
@@ -129,26 +151,12 @@ class Recorder:
 
     def _append(self, outcome: DayOutcome) -> None:
         append_backfill_line(self._context.root, manifest_line(outcome, self._run_id))
-
-
-def manifest_line(outcome: DayOutcome, run_id: str) -> BackfillManifestLine:
-    """The manifest line of an outcome, written now."""
-    return BackfillManifestLine(
-        symbol=outcome.task.symbol,
-        date=outcome.task.day,
-        status=outcome.status,
-        run_id=run_id,
-        written_at=dt.datetime.now(dt.UTC),
-        source=SOURCE,
-        path=str(outcome.path) if outcome.path else None,
-        rows=outcome.rows,
-        interval_ms=outcome.interval_ms,
-        window_et=outcome.window_et,
-        cost_usd=outcome.cost_usd,
-        quality=outcome.quality,
-        error=outcome.error,
-        reason=outcome.reason,
-    )
+        if self._tell is None:
+            return
+        try:
+            self._tell(outcome)
+        except Exception:
+            logger.exception("%s is recorded, but not all who wait for it were told", outcome.task.label)
 
 
 def run_backfill(
@@ -158,6 +166,7 @@ def run_backfill(
     *,
     execute: Executor | None = None,
     progress: Progress | None = None,
+    recorded: Callable[[DayOutcome], None] | None = None,
     run_id: str | None = None,
 ) -> RunResult:
     """Process tasks and record what became of them.
@@ -168,10 +177,12 @@ def run_backfill(
         options: strictness, workers.
         execute: how tasks run; threads of this process by default.
         progress: told of every outcome.
+        recorded: told of every outcome once its manifest line is on disk.
         run_id: recorded in every line; made up by default.
 
     Returns:
-        The result, also when a storage guard or a wish to stop ended the run early.
+        The result, also when the run ended early: a storage guard, a wish to stop, or nothing more to be had of the
+        vendor (a refused key, the spend ceiling).
 
     Raises:
         ConfigurationError: the vendor is needed and may not be asked, or nothing at all may be written for want of
@@ -183,19 +194,25 @@ def run_backfill(
     check_ready(context, tasks)
     started_at = dt.datetime.now(dt.UTC)
     began = time.perf_counter()
-    recorder = Recorder(context, tasks, run_id)
+    recorder = Recorder(context, tasks, run_id, recorded)
+    attempts = Attempts(context, Checkpoints(context.root, run_id))
     with ExitStack() as held:
         try:
             held.enter_context(run_lock(context.root, run_id=run_id, while_waiting=context.circuit.check_stopping))
             sweep_stale_temps(context.root.path)
             context.shelf.sweep()
+            recovered = record_unfinished(context.root)
         except StoreError as error:
             raise ConfigurationError(f"nothing was done: {error}") from error
         except Stopped:
             raise KeyboardInterrupt from None
-        signalled = _process(context, tasks, recorder, execute or run_in_threads, options.workers, progress)
+        signalled = _process(attempts, tasks, recorder, execute or run_in_threads, options.workers, progress)
+        if context.circuit.stopping.is_set():
+            _add_unheard(attempts.checkpoints, recorder)
         remaining = recorder.finish()
-        stopped = _why_stopped(context) if remaining else None
+        _remove(attempts.checkpoints)
+        # An open circuit is told also when it was the last day that met it.
+        stopped = _why_stopped(context) if remaining or context.circuit.reason else None
         outcomes = recorder.outcomes
         summary = BackfillSummary(
             counts=_counts(outcomes),
@@ -227,11 +244,35 @@ def run_backfill(
             logger.warning("remains: %s", task.label)
     if signalled is not None:
         raise signalled
-    return RunResult(summary.to_document(), outcomes, stopped)
+    found = tuple((line.run_id or "", outcome_of(line)) for line in recovered)
+    return RunResult(summary.to_document(), outcomes, stopped, found)
+
+
+def _add_unheard(checkpoints: Checkpoints, recorder: Recorder) -> None:
+    """Add what workers finished after nobody listened to them any more."""
+    try:
+        kept = checkpoints.read()
+    except StoreError as error:
+        logger.warning("what finished while the run was ending may lack its manifest line: %s", error)
+        return
+    for position in sorted(kept):
+        if not recorder.has(position):
+            each = kept[position]
+            recorder.add(
+                position, outcome_of(each.line, bytes_written=each.bytes_written, duration_ms=each.duration_ms)
+            )
+
+
+def _remove(checkpoints: Checkpoints) -> None:
+    try:
+        checkpoints.remove()
+    except StoreError as error:
+        # The next run finds that all of it is recorded.
+        logger.warning("checkpoints of a finished run stay: %s", error)
 
 
 def _process(
-    context: BackfillContext,
+    attempts: Attempts,
     tasks: Sequence[DayTask],
     recorder: Recorder,
     execute: Executor,
@@ -240,16 +281,18 @@ def _process(
 ) -> BaseException | None:
     """Run the tasks and record each outcome; the signal to pass on when all is recorded, if any."""
     try:
-        for index, outcome in execute(context, tasks, workers):
-            recorder.add(index, outcome)
-            if progress is not None:
-                progress.done(outcome, len(recorder.outcomes), len(tasks))
+        # Closed, so that no worker is at anything when this returns.
+        with closing(execute(attempts, tasks, workers)) as outcomes:
+            for index, outcome in outcomes:
+                recorder.add(index, outcome)
+                if progress is not None:
+                    progress.done(outcome, recorder.count, len(tasks))
     except KeyboardInterrupt:
-        context.circuit.stopping.set()
+        attempts.context.circuit.stopping.set()
     except Exception:
         raise
     except BaseException as signalled:  # noqa: BLE001 - Prefect's word for SIGTERM: recorded first, then passed on
-        context.circuit.stopping.set()
+        attempts.context.circuit.stopping.set()
         return signalled
     return None
 
@@ -257,7 +300,8 @@ def _process(
 def _why_stopped(context: BackfillContext) -> str | None:
     if context.circuit.stopping.is_set():
         return INTERRUPTED
-    return str(context.pause) if context.pause is not None else None
+    why = context.pause or context.circuit.reason
+    return str(why) if why is not None else None
 
 
 def check_ready(context: BackfillContext, tasks: Sequence[DayTask]) -> None:
@@ -297,42 +341,22 @@ def _check_places(context: BackfillContext) -> None:
         raise ConfigurationError(f"REQUESTS_CA_BUNDLE {bundle} does not exist; correct or unset it")
 
 
-def run_in_threads(
-    context: BackfillContext, tasks: Sequence[DayTask], workers: int
-) -> Iterator[tuple[int, DayOutcome]]:
+def run_in_threads(attempts: Attempts, tasks: Sequence[DayTask], workers: int) -> Outcomes:
     """Process tasks in threads of this process, until done or until the context's circuit is told to stop.
 
     Yields:
         Position and outcome, as tasks finish.
     """
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="backfill") as pool:
-        futures = {pool.submit(attempt_day, context, task): index for index, task in enumerate(tasks)}
+        futures = {pool.submit(attempts, index, task): index for index, task in enumerate(tasks)}
         try:
             for future in as_completed(futures):
                 if (outcome := future.result()) is not None:
                     yield futures[future], outcome
         except BaseException:
             # The pool waits for its threads: let them end soon.
-            context.circuit.stopping.set()
+            attempts.context.circuit.stopping.set()
             raise
-
-
-def attempt_day(
-    context: BackfillContext,
-    task: DayTask,
-    *,
-    fetch_with: Callable[[BackfillContext, DayTask], RawDay] = fetch,
-) -> DayOutcome | None:
-    """Process one task unless the run is ending; None when it was left alone."""
-    if context.pause is not None or context.circuit.stopping.is_set():
-        return None
-    try:
-        return run_day(context, task, fetch_with=fetch_with)
-    except StorageGuardHit as guard:
-        context.pause = guard
-    except Stopped:
-        pass
-    return None
 
 
 def _counts(outcomes: Sequence[DayOutcome]) -> BackfillCounts:

@@ -116,9 +116,8 @@ def _run_as_flow(parameters: dict[str, Any]) -> int:
     try:
         outcome = backfill_l2(**parameters)
     except BackfillFailed as error:
-        if summary := _summary_since(began):
-            _finish(summary, strict=True)
-        return _fail(error, FAILED)
+        code = _finish(summary, strict=True) if (summary := _summary_since(began)) else FAILED
+        return _fail(error, STOPPED if code == STOPPED else FAILED)
     except (KeyboardInterrupt, TerminationSignal):
         # The flow has recorded what was done, if it had begun.
         return _finish(summary, strict=False) if (summary := _summary_since(began)) else STOPPED

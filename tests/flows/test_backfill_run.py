@@ -10,6 +10,8 @@ import pytest
 from contracts.v1.backfill import parse_summary
 from contracts.v1.level2 import SNAPSHOT_SCHEMA, SnapshotMetadata
 from contracts.v1.level2_events import EVENTS_SCHEMA
+from flows.backfill_job import assemble
+from flows.backfill_run import run_backfill
 from flows.errors import ConfigurationError
 
 SATURDAY = date(2025, 9, 6)
@@ -115,28 +117,104 @@ def test_money_is_told_by_task_and_by_run_retries_included(place):
     assert aapl.cost_usd + msft.cost_usd / 2 < place.billed_usd < result.summary["cost_usd"]
 
 
-def test_a_ceiling_ends_the_buying_and_every_later_task_says_so(place):
+def test_a_ceiling_ends_the_buying_with_one_reason_and_leaves_the_rest_for_the_next_run(place):
     place.backfill("AAPL")
     price = place.lines[0].cost_usd
     place.forget_requests()
 
     result = place.backfill("MSFT", "NVDA", "TSLA", max_workers=1, max_cost_usd=price * 1.6)
 
-    assert [line.status for line in place.lines[1:]] == ["WRITE", "ERROR", "ERROR"]
-    assert {line.reason for line in place.lines[2:]} == {"cost_ceiling"}
+    assert [(line.status, line.reason) for line in place.lines[1:]] == [("WRITE", None), ("ERROR", "cost_ceiling")]
+    assert result.summary["remaining"] == [["TSLA", "2025-09-05"]]
+    assert "NVDA 2025-09-05" in result.stopped
+    assert "raise the ceiling" in result.stopped
     assert place.downloads == ["MSFT"]
     assert place.billed_usd <= price * 1.6
     assert result.summary["cost_usd"] == pytest.approx(place.billed_usd, abs=2e-9)
 
+    again = place.backfill("MSFT", "NVDA", "TSLA")
 
-def test_a_refused_key_costs_one_request_and_every_task_says_so(place):
+    assert again.summary["counts"] == {"WRITE": 2, "SKIP": 1, "EMPTY": 0, "ERROR": 0}
+    assert (again.stopped, again.summary.get("remaining")) == (None, None)
+
+
+def test_a_refused_key_costs_one_request_and_the_rest_is_left(place):
     place.vendor.add_fault("unauthorized")
 
-    place.backfill("AAPL", "MSFT", "NVDA", max_workers=1)
+    result = place.backfill("AAPL", "MSFT", "NVDA", max_workers=1)
 
-    assert [(line.status, line.reason) for line in place.lines] == [("ERROR", "unauthorized")] * 3
+    assert [(line.status, line.reason) for line in place.lines] == [("ERROR", "unauthorized")]
+    assert result.summary["remaining"] == [["MSFT", "2025-09-05"], ["NVDA", "2025-09-05"]]
+    assert "check DATABENTO_API_KEY" in result.stopped
     assert len(place.requests) == 1
     assert place.key not in place.manifest.read_text()
+
+
+def test_a_refused_key_met_by_the_last_day_is_told_too(place):
+    place.vendor.add_fault("payment-required")
+
+    result = place.backfill("AAPL")
+
+    assert place.lines[0].reason == "payment_required"
+    assert "settle the account" in result.stopped
+    assert place.summary["stopped"] == result.stopped
+
+
+def test_what_needs_no_vendor_is_done_although_the_vendor_refuses(place):
+    place.backfill("MSFT", "TSLA")
+    place.snapshots("TSLA").unlink()  # its vendor file is kept
+    place.vendor.add_fault("unauthorized")
+
+    place.backfill("AAPL", "NVDA", "MSFT", "TSLA", "AMD", max_workers=1)
+
+    assert [(line.symbol, line.status) for line in place.lines[2:]] == [
+        ("AAPL", "ERROR"),
+        ("MSFT", "SKIP"),
+        ("TSLA", "WRITE"),
+    ]
+    assert [symbol for symbol, _ in place.summary["remaining"]] == ["NVDA", "AMD"]
+    place.check()
+
+
+def test_days_are_told_of_once_their_line_is_on_disk(place):
+    told = []
+    job = assemble(symbols=["AAPL", "NOSUCH", "MSFT"], start=place.day, max_workers=2)
+
+    def recorded(outcome):
+        told.append((outcome.task.symbol, [line.symbol for line in place.lines][-1]))
+        raise RuntimeError("a listener in trouble stops no run")
+
+    run_backfill(job.context, job.tasks, job.options, recorded=recorded)
+
+    assert told == [("AAPL", "AAPL"), ("NOSUCH", "NOSUCH"), ("MSFT", "MSFT")]
+
+
+def test_a_run_that_dies_before_its_lines_leaves_them_to_the_next_one(place):
+    """The first day is still under way when the run dies; the others are done and paid for."""
+    place.vendor.add_fault("slow:symbol=AAPL,endpoint=get_range,seconds=60,times=1")
+    run = place.start_command(
+        "backfill", "--symbol", "AAPL", "--symbol", "NOSUCH", "--symbol", "MSFT", "--date", place.day
+    )
+    checkpoints = place.root / ".backfill"
+    place.until(lambda: sum(path.read_bytes().count(b"\n") for path in checkpoints.glob("*.jsonl")) == 2)
+    run.kill()
+    run.communicate()
+    assert place.lines == []
+
+    result = place.backfill("NVDA")
+
+    assert [(line.symbol, line.status) for line in place.lines] == [
+        ("NOSUCH", "ERROR"),
+        ("MSFT", "WRITE"),
+        ("NVDA", "WRITE"),
+    ]
+    dead, alive = place.lines[0].run_id, place.lines[2].run_id
+    assert place.lines[1].run_id == dead != alive
+    assert place.lines[1].cost_usd > 0
+    assert [(run_id, outcome.task.symbol) for run_id, outcome in result.recovered] == [(dead, "NOSUCH"), (dead, "MSFT")]
+    assert result.summary["counts"] == {"WRITE": 1, "SKIP": 0, "EMPTY": 0, "ERROR": 0}
+    assert not checkpoints.exists()
+    place.check()
 
 
 def test_closed_days_cost_nothing_and_say_why(place):
@@ -260,3 +338,19 @@ def test_a_symbol_without_data_leaves_no_folder(place):
     place.backfill("NOSUCH", "AAPL")
     assert [line.status for line in place.lines] == ["ERROR", "WRITE"]
     assert not place.snapshots("NOSUCH").parent.exists()
+
+
+def test_what_finishes_while_an_interrupted_run_winds_down_is_recorded(place):
+    """A Ctrl-C in a program that calls us: nobody listens to the workers any more, yet they end what they are at."""
+
+    class Impatient:
+        def done(self, outcome, finished, total):
+            raise KeyboardInterrupt
+
+    result = place.backfill("AAPL", "MSFT", "NVDA", "AMZN", max_workers=4, progress=Impatient())
+
+    written = sorted(path.parent.name for path in place.root.glob("level2/*/*.parquet"))
+    assert sorted(line.symbol for line in place.lines if line.status == "WRITE") == written
+    assert result.summary["counts"]["WRITE"] == len(written) >= 1
+    assert not (place.root / ".backfill").exists()
+    place.check()
