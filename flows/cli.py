@@ -16,6 +16,7 @@ import typer
 
 from flows.cli_options import EXIT_STOPPED, Describe, Version, day_option
 from flows.commands_bars import bars, coverage_app
+from flows.commands_ops import deploy, doctor, server, stop
 from flows.commands_sandbox import sandbox_app
 from flows.describe import NOTES, Notes, all_commands, describe_command
 
@@ -26,9 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("bars")(bars)
-app.add_typer(coverage_app, name="coverage")
-app.add_typer(sandbox_app, name="sandbox")
 
 
 @app.callback()
@@ -122,12 +120,14 @@ NOTES["record-depth"] = Notes(
         "<root>/level2/<SYMBOL>/session_stats_<YYYYMMDD_HHMMSS>.json; <root>/l2_gaps.jsonl: every hole",
         "stdout: one line per symbol, RECORDED <SYMBOL> messages=.. snapshots=.. gaps=.. segments=.. end=..",
         "the live view and the log go to stderr; SIGINT and SIGTERM end a capture cleanly, exit code 0",
+        "with --serve: holds the runs of the deployment record-depth/session until SIGINT or SIGTERM",
     ),
     dependencies=("TWS or IB Gateway with its API switched on, or --sandbox", "settings: docs/ENVIRONMENT.md"),
     examples=(
         "trading-data record-depth --sandbox --symbol AAPL --symbol MSFT --duration 1",
         "trading-data record-depth --symbol AAPL --levels 20 --interval 50 --window 09:30-16:00 --live",
         "trading-data record-depth --symbol AAPL --exchange ISLAND --duration 30 --output captures",
+        "trading-data record-depth --serve",
     ),
 )
 
@@ -167,6 +167,9 @@ def record_depth(
         bool | None,
         typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow. Default: when PREFECT_API_URL is set."),
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Hold the scheduled captures of record-depth/session here; no worker does.")
+    ] = False,
     _describe: Describe = False,
     _version: Version = False,
 ) -> None:
@@ -186,6 +189,13 @@ def record_depth(
         "paper": paper,
         "output": output,
     }
+    if serve:
+        from flows.cli_serve import serve_captures  # noqa: PLC0415 - heavy
+
+        if sandbox or any(value is not None for value in (*parameters.values(), prefect)):
+            raise typer.BadParameter("--serve stands alone: what is captured is said by the deployment and its runs")
+        # More than one may be asked for: the deployment's own limit decides, and cancels the second.
+        raise typer.Exit(serve_captures(10))
     raise typer.Exit(run(parameters, sandbox=sandbox, as_flow=prefect))
 
 
@@ -255,6 +265,16 @@ def describe(
     if wanted not in found:
         raise typer.BadParameter(f"there is no command {wanted!r}; there are {', '.join(found)}")
     typer.echo(json.dumps(describe_command(found[wanted], wanted), indent=2))
+
+
+# In the order in which `--help` shows them.
+app.command("bars")(bars)
+app.command("server")(server)
+app.command("deploy")(deploy)
+app.command("doctor")(doctor)
+app.command("stop")(stop)
+app.add_typer(coverage_app, name="coverage")
+app.add_typer(sandbox_app, name="sandbox")
 
 
 def main() -> None:
