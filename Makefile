@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test`; both make .venv by themselves.
-.PHONY: help setup demo test test-slow check wheel format bench schemas docs clean
+.PHONY: help setup demo test test-slow test-e2e test-scale check wheel format bench schemas docs clean
 .DEFAULT_GOAL := help
 
 # The first Python that is new and old enough; set PYTHON to choose another.
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(STAMP): constraints.txt pyproject.toml contracts/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; set PYTHON to one"; exit 2; }
@@ -27,10 +27,17 @@ demo: $(STAMP) ## A backfill against the bundled sandbox vendor, checked and sho
 	$(BIN)/python tools/demo.py
 
 test: $(STAMP) ## All tests but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e and not scale"
 
 test-slow: $(STAMP) ## The slow tests: memory and kill -9 in earnest
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not e2e and not scale"
+
+test-e2e: $(STAMP) ## Server, worker, deployments, schedules, kills, from end to end; a screenshot when Chromium is there
+	$(BIN)/python -m pytest -m e2e
+
+test-scale: $(STAMP) ## PostgreSQL and Redis with two workers, and Dask; needs postgres and redis-server
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dask,redis]'
+	$(BIN)/python -m pytest -m scale
 
 check: $(STAMP) ## Lint, format, types, import rules, schema and document drift
 	$(BIN)/ruff check .
@@ -57,6 +64,7 @@ bench: $(STAMP) ## Speed and memory, side by side with the alternatives
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/pacing.py
 	$(BIN)/python benchmarks/bars_plan.py
+	$(BIN)/python benchmarks/prefect_overhead.py
 
 schemas: $(STAMP) ## Generate the JSON Schemas from the models
 	$(BIN)/python tools/schemas.py
