@@ -131,9 +131,9 @@ def serving(folder: Path) -> Iterator[Serving]:
             running.end()
 
 
-def start(**parameters: Any) -> Any:
+def start(name: str = NAME, **parameters: Any) -> Any:
     wanted = {"symbols": ["AAPL"], "minutes": 5, **parameters}
-    return run_deployment(NAME, parameters=wanted, timeout=0)
+    return run_deployment(name, parameters=wanted, timeout=0)
 
 
 def state_of(run: Any) -> Any:
@@ -186,6 +186,9 @@ def test_runs_of_the_deployment_are_served_until_the_server_ends_which_ends_a_ca
         until(lambda: state_of(second).is_final())
         assert state_of(second).is_cancelled()
         assert "concurrency" in state_of(second).message.lower()
+        by_hand = start("record-depth/on-demand", symbols=["MSFT"], minutes=0.02)
+        until(lambda: state_of(by_hand).is_final())
+        assert state_of(by_hand).is_completed()
         assert server.end() == 0
     assert captured(root)["end_reason"] == "sigterm"
     assert captured(root)["num_messages"] > 30
