@@ -191,17 +191,22 @@ class Cutter:
         self._day_s: float | None = None
         self.made = 0
 
-    def next(self) -> Batch | None:
-        """The next batch, None when there is nothing to do."""
+    def next(self, *, is_refused: bool = False) -> Batch | None:
+        """The next batch, None when there is nothing to do.
+
+        Args:
+            is_refused: nothing can be had of the vendor any more: what is left needs no task run for each day.
+        """
         slice_s = slice_of(self.made)
         if self._alone:
             items = [self._alone.popleft()]
         else:
-            items = [self._todo.popleft() for _ in range(min(self._days(slice_s), len(self._todo)))]
+            days = MOST_DAYS if is_refused else self._days(slice_s)
+            items = [self._todo.popleft() for _ in range(min(days, len(self._todo)))]
         if not items:
             return None
         self.made += 1
-        return Batch(self.made - 1, items, slice_s, is_single=self._is_small)
+        return Batch(self.made - 1, items, slice_s, is_single=self._is_small and not is_refused)
 
     def give_back(self, items: Iterable[Item]) -> None:
         """Days that come next."""
@@ -277,7 +282,7 @@ def run_batches(
     try:
         while True:
             while len(under_way) < workers and not circuit.stopping.is_set() and attempts.context.pause is None:
-                batch = waiting or cutter.next()
+                batch = waiting or cutter.next(is_refused=circuit.reason is not None)
                 waiting = None
                 if batch is None:
                     break

@@ -270,10 +270,11 @@ def _run(job: BackfillJob, label: str) -> RunResult:
             execute=run_as_tasks,
             progress=progress,
             recorded=page.recorded,
+            recovered=lambda dead_run_id, outcome: events.level2_day(outcome, run_id=dead_run_id, root=context.root),
             run_id=run_id,
         )
-    for dead_run_id, outcome in result.recovered:
-        events.level2_day(outcome, run_id=dead_run_id, root=context.root)
+    # What a run reports while the API is away is lost.
+    wait_for_api()
     page.finish(result.summary, result.outcomes)
     return result
 

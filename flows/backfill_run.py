@@ -167,6 +167,7 @@ def run_backfill(
     execute: Executor | None = None,
     progress: Progress | None = None,
     recorded: Callable[[DayOutcome], None] | None = None,
+    recovered: Callable[[str, DayOutcome], None] | None = None,
     run_id: str | None = None,
 ) -> RunResult:
     """Process tasks and record what became of them.
@@ -178,6 +179,7 @@ def run_backfill(
         execute: how tasks run; threads of this process by default.
         progress: told of every outcome.
         recorded: told of every outcome once its manifest line is on disk.
+        recovered: told at once, with the id of its run, of what earlier runs on this root had finished when they died.
         run_id: recorded in every line; made up by default.
 
     Returns:
@@ -201,11 +203,14 @@ def run_backfill(
             held.enter_context(run_lock(context.root, run_id=run_id, while_waiting=context.circuit.check_stopping))
             sweep_stale_temps(context.root.path)
             context.shelf.sweep()
-            recovered = record_unfinished(context.root)
+            found = tuple((line.run_id or "", outcome_of(line)) for line in record_unfinished(context.root))
         except StoreError as error:
             raise ConfigurationError(f"nothing was done: {error}") from error
         except Stopped:
             raise KeyboardInterrupt from None
+        if recovered is not None:
+            for dead_run_id, outcome in found:
+                recovered(dead_run_id, outcome)
         signalled = _process(attempts, tasks, recorder, execute or run_in_threads, options.workers, progress)
         if context.circuit.stopping.is_set():
             _add_unheard(attempts.checkpoints, recorder)
@@ -244,7 +249,6 @@ def run_backfill(
             logger.warning("remains: %s", task.label)
     if signalled is not None:
         raise signalled
-    found = tuple((line.run_id or "", outcome_of(line)) for line in recovered)
     return RunResult(summary.to_document(), outcomes, stopped, found)
 
 

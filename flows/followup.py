@@ -129,6 +129,8 @@ def schedule(
             flow_run_name=f"{wanted.label} again",
             timeout=0,
             idempotency_key=_key(wanted, again),
+            # Where this run reads and writes, so does that one.
+            job_variables=run.job_variables,
             # No part of this run: it begins when this one is long over, and must not end with it.
             as_subflow=False,
         )

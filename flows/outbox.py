@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 
 FLUSH_S: Final = 5.0
 _API_TIMEOUT_S: Final = 5.0
+_READ_S: Final = 10.0
+"""A server on SQLite stands still now and then; who gives up too soon makes it do the same work again."""
+
 _AGAIN_S: Final = 3.0
-_AGAIN_HURRIED_S: Final = 0.25
+_AGAIN_HURRIED_S: Final = 0.5
 _IDLE_S: Final = 20.0
 _GONE_PATIENCE_S: Final = 1.0
 _LAST_WRITE_S: Final = 1.0
@@ -126,7 +129,7 @@ class Outbox(ABC):
 
     def _attempt(self) -> Exception | None:
         try:
-            with patient_client(_API_TIMEOUT_S) as client:
+            with patient_client(_API_TIMEOUT_S, read_s=_READ_S) as client:
                 # What comes meanwhile is left to the next time, or that would never be.
                 for _ in range(self._count()):
                     self._write(client)

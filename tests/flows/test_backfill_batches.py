@@ -270,3 +270,11 @@ def test_a_batch_that_never_began_cost_nothing_and_is_no_death(place):
         shares.lost(Batch(number, [(0, job.tasks[0])], 3.0))
     with pytest.raises(FlowError, match="did not begin"):
         shares.lost(Batch(10, [(0, job.tasks[0])], 3.0))
+
+
+def test_once_the_vendor_refuses_everything_the_rest_is_one_batch():
+    cutter = Cutter([DayTask("AAPL", SATURDAY + timedelta(days=number)) for number in range(150)], 4)
+    assert cutter.next().is_single
+    rest = cutter.next(is_refused=True)
+    assert (len(rest.items), rest.is_single) == (149, False)
+    assert cutter.next(is_refused=True) is None
