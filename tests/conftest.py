@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,16 @@ from support.prefect_server import PrefectServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _own_loggers_stay_as_they_were() -> Iterator[None]:
+    """A flow or a command in this process sets levels for good, by the LOG_LEVEL of its test."""
+    loggers = [logging.getLogger(name) for name in (None, "flows", "connectors")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -436,7 +436,8 @@ def test_an_unreadable_price_is_counted(scripted, seen):
 def test_the_end_comes_at_its_time_and_leaves_nothing(scripted):
     with Capture(scripted, seconds=1.0) as capture:
         outcome = capture.join()
-    assert 0 <= capture.clock.now_ns() - capture.end_ns < S
+    # Not a measure of speed: a machine may be busy.
+    assert 0 <= capture.clock.now_ns() - capture.end_ns < 10 * S
     assert outcome.states == {"AAPL": "subscribing"}
     assert requests(scripted) == [("subscribe", "AAPL"), ("cancel", "AAPL")]
 
