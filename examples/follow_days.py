@@ -68,6 +68,9 @@ async def main(root: str) -> None:
         except contracts.ContractError as error:
             # Another data root, perhaps; one day that cannot be read must not end the watch.
             print(f"not loaded: {error}", file=sys.stderr, flush=True)
+        except KeyError as error:
+            # Anybody may send events to the server.
+            print(f"not loaded: the event does not say {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
