@@ -27,12 +27,13 @@ demo: $(STAMP) ## A backfill against the bundled sandbox vendor, checked and sho
 	$(BIN)/python tools/demo.py
 
 test: $(STAMP) ## All tests but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e and not scale"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not operations and not e2e and not scale"
 
 test-slow: $(STAMP) ## The slow tests: memory and kill -9 in earnest
 	$(BIN)/python -m pytest -m "slow and not e2e and not scale"
 
-test-e2e: $(STAMP) ## Server, worker, deployments, schedules, kills, from end to end; a screenshot when Chromium is there
+test-e2e: $(STAMP) ## Prefect: limits, deployments, stopping; then all from end to end, with a screenshot when Chromium is there
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "operations and not slow"
 	$(BIN)/python -m pytest -m e2e
 
 test-scale: $(STAMP) ## PostgreSQL and Redis with two workers, and Dask; needs postgres and redis-server

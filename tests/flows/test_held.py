@@ -27,6 +27,7 @@ from flows.prefect_api import limit_states
 from flows.settings import Settings
 
 pytestmark = [
+    pytest.mark.operations,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:prefect"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

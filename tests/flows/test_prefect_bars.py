@@ -155,6 +155,7 @@ def test_a_dry_run_returns_a_preview_and_writes_nothing(root):
     assert not root.exists()
 
 
+@pytest.mark.operations
 def test_ctrl_c_in_a_command_that_runs_as_a_flow_keeps_what_is_complete(root, gateway):
     gateway.add_fault("bars-no-answer:size=1 min")
     child = subprocess.Popen(

@@ -183,6 +183,7 @@ def test_a_window_that_is_over_fails_the_run(root, monkeypatch):
     assert not root.exists()
 
 
+@pytest.mark.operations
 def test_a_cancelled_run_has_flushed_cleanly(root, tmp_path):
     served = tmp_path / "serve.py"
     served.write_text(
@@ -228,6 +229,7 @@ def test_a_cancelled_run_has_flushed_cleanly(root, tmp_path):
     check(root)
 
 
+@pytest.mark.operations
 def test_a_capture_outlives_the_api_and_its_state_catches_up(root, server):
     child = subprocess.Popen(
         [BIN / "trading-data", "record-depth", "--symbol", "AAPL", "--duration", "0.1", "--prefect"],

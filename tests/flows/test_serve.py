@@ -41,6 +41,7 @@ POOL = "trading-data-capture"
 
 # Prefect's own client and server code raises these inside its threads.
 pytestmark = [
+    pytest.mark.operations,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:prefect"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -26,6 +26,7 @@ from flows.deployments import CAPTURE_POOL, POOL
 
 # Prefect's own client and server code raises these inside its threads.
 pytestmark = [
+    pytest.mark.operations,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:prefect"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
